@@ -1,0 +1,1 @@
+"""Text-to-video diffusion with factorized space-time U-Nets, in JAX."""

@@ -1,0 +1,1 @@
+"""Arrays and runs: configuration, keys, sharding, checkpoints, metrics. Knows no videos."""

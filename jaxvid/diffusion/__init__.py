@@ -1,0 +1,1 @@
+"""The mathematics of diffusion, with the denoiser as an argument."""

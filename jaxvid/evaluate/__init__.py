@@ -1,0 +1,1 @@
+"""Scores, analysers, statistics and the ablation runner."""

@@ -1,0 +1,1 @@
+"""Ahead-of-time compilation of a function for a machine that is not here."""

@@ -1,0 +1,1 @@
+"""One paper a file: what is trained and how it is sampled."""
