@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -278,7 +279,7 @@ def constrain(x: jax.Array, layout: str) -> jax.Array:
     outside a trace, and inside `shard_map` (where axes are already manual).
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not isinstance(x, jax.core.Tracer):
+    if mesh.empty or not isinstance(x, Tracer):
         return x
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         return x
