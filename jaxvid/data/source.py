@@ -1,0 +1,311 @@
+"""What a data set is to the pipeline, and clips out of longer videos.
+
+A `Source` is a random-access list of examples. `source[i]` is the one fixed view of example i (first window, central
+crop, first caption: for evaluation); `source.read(i, rng)` is a random view (for training), and depends on nothing
+but i and the generator. `repr(source)` tells its content, so that a resumed run notices that the data have changed.
+
+Clips: frames `k = 0 .. frames - 1` are taken at `start + round(k * step)`, with step a whole number (`stride`) or
+the video's rate divided by the wanted one (`fps`). Space: the frame is scaled by the smallest factor that covers
+`height x width` (area average when it shrinks, bilinear when it grows), then cropped to it.
+"""
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from jaxvid.core.errors import UserError
+from jaxvid.data import media
+from jaxvid.data.media import MediaError
+
+Split = Literal["train", "test"]
+
+
+class Example(TypedDict):
+    """One clip: uint8 `[t, h, w, 3]`, its caption and class if the data have them."""
+
+    video: np.ndarray
+    caption: str | None
+    label: int | None
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A random-access list of examples of one shape. `__repr__` must tell the content, not the object."""
+
+    @property
+    def frames(self) -> int:
+        """Frames a clip."""
+        ...
+
+    @property
+    def captioned(self) -> bool:
+        """Whether examples have captions."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 if examples have no labels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def read(
+        self, index: int, rng: np.random.Generator | None, frames: int | None = None
+    ) -> Example:
+        """A view of example `index`, random by `rng` or the fixed one; `frames=1` gives a single image.
+
+        Raises `MediaError` if this example is damaged or too short; the pipeline then takes another one.
+        """
+        ...
+
+    def name(self, index: int) -> str:
+        """How messages call example `index`."""
+        ...
+
+
+@runtime_checkable
+class DataConfig(Protocol):
+    """What every data configuration offers: the clip's size and a source for each split."""
+
+    @property
+    def frames(self) -> int:
+        """Frames a clip."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        ...
+
+    def source(self, split: Split = "train") -> Source:
+        """Opens the split; raises `UserError` if it is absent or empty."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipView:
+    """Which frames and which part of them make a clip; the data configurations extend it.
+
+    frames, height, width: size of the clip. stride: source frames a step. fps: frames a second instead of a stride.
+    crop: where in the covering frame a training clip lies (the fixed view is central). flip: mirror half of the
+    training clips left to right.
+    """
+
+    frames: int = 16
+    height: int = 64
+    width: int = 64
+    stride: int = 1
+    fps: float | None = None
+    crop: Literal["center", "random"] = "center"
+    flip: bool = False
+
+    def __post_init__(self):
+        for name in ("frames", "height", "width", "stride"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise UserError(f"fps is {self.fps}; it must be above 0")
+        if self.fps is not None and self.stride != 1:
+            raise UserError(f"both stride {self.stride} and fps {self.fps} are given; choose one")
+
+    def positions(
+        self,
+        name: str,
+        first: int,
+        stop: int,
+        fps: float,
+        frames: int,
+        rng: np.random.Generator | None,
+    ) -> list[int]:
+        """Source frames of a clip within `[first, stop)` of a video of rate `fps`; the start is random by `rng`."""
+        step = float(self.stride)
+        if self.fps is not None and frames > 1:
+            if fps <= 0:
+                raise MediaError(f"{name}: has no frame rate; give a stride instead of fps")
+            step = fps / self.fps
+            if step < 1:
+                raise MediaError(
+                    f"{name}: {fps:g} frames a second, {self.fps:g} are asked; lower fps or take it out"
+                )
+        offsets = [round(k * step) for k in range(frames)]
+        room = stop - first - offsets[-1]
+        if room < 1:
+            raise MediaError(
+                f"{name}: {max(stop - first, 0)} frames, a clip of {frames} at step {step:g} needs "
+                f"{offsets[-1] + 1}; ask for fewer frames or take it out"
+            )
+        start = first if rng is None else first + int(rng.integers(room))
+        return [start + offset for offset in offsets]
+
+    def cover(self, height: int, width: int) -> tuple[int, int]:
+        """Size (h, w) of a source frame scaled to just cover the clip."""
+        scale = max(self.height / height, self.width / width)
+        return max(round(height * scale), self.height), max(round(width * scale), self.width)
+
+    def resize(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+        """The source frame scaled to its covering size."""
+        height, width = self.cover(*frame.shape[:2])
+        if (height, width) == frame.shape[:2]:
+            return frame
+        shrinks = height <= frame.shape[0] and width <= frame.shape[1]
+        kernel = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+        return np.asarray(Image.fromarray(frame).resize((width, height), kernel))
+
+    def cut(
+        self, video: UInt8[np.ndarray, "t hc wc 3"], rng: np.random.Generator | None
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """Crops covering frames to the clip's size and perhaps mirrors them."""
+        free = video.shape[1] - self.height, video.shape[2] - self.width
+        top, left = free[0] // 2, free[1] // 2
+        if rng is not None and self.crop == "random":
+            top, left = int(rng.integers(free[0] + 1)), int(rng.integers(free[1] + 1))
+        video = video[:, top : top + self.height, left : left + self.width]
+        if rng is not None and self.flip and rng.random() < 0.5:
+            video = video[:, :, ::-1]
+        return np.ascontiguousarray(video)
+
+
+class Clip(NamedTuple):
+    """A video file and what is known of it.
+
+    path: relative to the source's root. size: bytes, part of the content digest. start, end: seconds, if only a part
+    of the file belongs to the data set.
+    """
+
+    path: str
+    size: int
+    captions: tuple[str, ...] = ()
+    label: int | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+class VideoFiles:
+    """A source over video files (or folders of frames) below one root.
+
+    cache_bytes: scaled clips are kept whole in memory until this much is used; nothing is evicted, because under a
+    shuffle over more data than fits, eviction would make every read a miss.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        clips: Sequence[Clip],
+        view: ClipView,
+        class_names: Sequence[str] = (),
+        cache_bytes: int = 0,
+    ):
+        if not clips:
+            raise UserError(
+                f"{root}: no videos; expected files ending in {', '.join(media.VIDEO_SUFFIXES)}"
+            )
+        self.root = root
+        self.clips = list(clips)
+        self.view = view
+        self.class_names = tuple(class_names)
+        self.captioned = bool(clips[0].captions)
+        self.cache_bytes = cache_bytes
+        self._digest = ""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._indices: dict[str, media.VideoIndex] = {}
+        self._cache: dict[str, np.ndarray] = {}
+        self._cached = 0
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {"_indices", "_cache", "_cached", "_lock"}  # each worker process keeps its own
+        return {name: value for name, value in self.__dict__.items() if name not in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    @property
+    def frames(self) -> int:
+        """Frames a clip."""
+        return self.view.frames
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, 0 without labels."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __repr__(self) -> str:
+        if not self._digest:
+            digest = hashlib.sha256(repr(self.view).encode())
+            for clip in self.clips:
+                digest.update(repr(tuple(clip)).encode())
+            self._digest = digest.hexdigest()[:16]
+        return f"VideoFiles({len(self.clips)} clips, {self._digest})"
+
+    def name(self, index: int) -> str:
+        """Path of the file."""
+        return str(Path(self.root) / self.clips[index].path)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.read(index, None)
+
+    def read(
+        self, index: int, rng: np.random.Generator | None, frames: int | None = None
+    ) -> Example:
+        """A random (or the fixed) window of the file, scaled, cropped, perhaps mirrored."""
+        clip, path = self.clips[index], self.name(index)
+        scan = self._index(path)
+        first, stop = _bounds(clip, scan.info)
+        count = self.view.frames if frames is None else frames
+        positions = self.view.positions(path, first, stop, scan.info.fps, count, rng)
+        video = self.view.cut(self._scaled(path, scan, positions), rng)
+        caption = None
+        if clip.captions:
+            caption = clip.captions[0 if rng is None else int(rng.integers(len(clip.captions)))]
+        return Example(video=video, caption=caption, label=clip.label)
+
+    def _index(self, path: str) -> media.VideoIndex:
+        scan = self._indices.get(path)
+        if scan is None:
+            scan = media.open_index(path)
+            if len(self._indices) < 10_000:  # about 2 KiB each
+                self._indices[path] = scan
+        return scan
+
+    def _scaled(self, path: str, scan: media.VideoIndex, positions: list[int]) -> np.ndarray:
+        """The frames at `positions`, covering size, from memory if the clip is or can be kept there."""
+        whole = self._cache.get(path)
+        if whole is None:
+            height, width = self.view.cover(scan.info.height, scan.info.width)
+            size = scan.info.frames * height * width * 3
+            if self._cached + size > self.cache_bytes:
+                return media.read_frames(path, positions, transform=self.view.resize, index=scan)
+            everything = range(scan.info.frames)
+            whole = media.read_frames(path, everything, transform=self.view.resize, index=scan)
+            with self._lock:
+                if path not in self._cache and self._cached + whole.nbytes <= self.cache_bytes:
+                    self._cache[path] = whole
+                    self._cached += whole.nbytes
+        return whole[positions]
+
+
+def _bounds(clip: Clip, info: media.VideoInfo) -> tuple[int, int]:
+    """Frames `[first, stop)` of the file that belong to the data set."""
+    first = 0 if clip.start is None else min(round(clip.start * info.fps), info.frames)
+    stop = info.frames if clip.end is None else min(round(clip.end * info.fps), info.frames)
+    return first, stop
