@@ -19,7 +19,7 @@ to: [], [b] or [b, t] against [b, t, ...]. `expand` is the only place where the 
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 
 def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -27,7 +27,7 @@ def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-def expand(level: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
+def expand(level: Shaped[Array, "..."], like: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Gives `level` trailing axes of size 1 so that it multiplies `like`; its axes must lead those of `like`."""
     if level.shape != like.shape[: level.ndim]:
         raise ValueError(
@@ -65,13 +65,6 @@ def q_sample(
     return alpha * x + sigma * eps
 
 
-def log_transition_gap(
-    logsnr_t: Float[Array, "*level"], logsnr_s: Float[Array, "*level"]
-) -> Float[Array, "*level"]:
-    """Returns log(1 - e^{l_t - l_s}), the factor common to (3) and (4); -inf if the levels are equal."""
-    return jnp.log(-jnp.expm1(at_least_float32(logsnr_t) - at_least_float32(logsnr_s)))
-
-
 def transition_variance(
     logsnr_t: Float[Array, "*level"], logsnr_s: Float[Array, "*level"]
 ) -> Float[Array, "*level"]:
@@ -104,12 +97,12 @@ def posterior_mean(
     return (alpha_t / alpha_s) * ratio**2 * z - jnp.expm1(logsnr_t - logsnr_s) * alpha_s * x
 
 
-def interpolated_variance(
+def interpolated_deviation(
     logsnr_t: Float[Array, "*level"],
     logsnr_s: Float[Array, "*level"],
     gamma: Float[Array, "..."] | float,
 ) -> Float[Array, "..."]:
-    """Returns v_low^(1 - gamma) v_up^gamma, the reverse step's variance; 0 if s is the clean end.
+    """Returns sqrt(v_low^(1 - gamma) v_up^gamma), the reverse step's standard deviation; 0 if s is the clean end.
 
     Video Diffusion Models, ancestral sampler. `gamma` is a number or an array that broadcasts with the levels
     (Nichol & Dhariwal 2021 predict one per element).
@@ -118,5 +111,5 @@ def interpolated_variance(
     clean = jnp.isposinf(logsnr_s)
     finite_s = jnp.where(clean, logsnr_t + 1.0, logsnr_s)  # gamma = 1 would give 0 * inf below
     lower, upper = jax.nn.log_sigmoid(-finite_s), jax.nn.log_sigmoid(-logsnr_t)
-    log_variance = log_transition_gap(logsnr_t, finite_s) + (1.0 - gamma) * lower + gamma * upper
-    return jnp.where(clean, 0.0, jnp.exp(log_variance))
+    gap = jnp.log(-jnp.expm1(logsnr_t - finite_s))
+    return jnp.where(clean, 0.0, jnp.exp(0.5 * (gap + (1.0 - gamma) * lower + gamma * upper)))

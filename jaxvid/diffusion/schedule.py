@@ -12,12 +12,12 @@ terms that vanish on the other half, so gradients have no unselected infinite si
 logsnr -> t -> logsnr is the spacing of float32 numbers near t = 1, about 6e-8 |d logsnr / dt|.
 
 Cosine (Nichol & Dhariwal 2021, continuous and truncated as in Salimans & Ho 2022; Video Diffusion Models uses
-log-SNR in [-20, 20]), with the resolution shift of Hoogeboom et al. 2023, Eq. 4 (shift = 64 / resolution there):
+log-SNR in [-20, 20]), with the resolution shift of Hoogeboom et al. 2023 (shift = 64 / resolution there):
 
     l(t) = -2 log tan(a t + b) + 2 log shift,   b = atan(e^{-l_max/2}),  a = atan(e^{-l_min/2}) - b         (1)
     pi/2 - (a t + b) = a (1 - t) + c,           c = atan(e^{l_min/2})                                       (2)
 
-Sigmoid (Jabri et al. 2022, Alg. 5 of Chen 2023), alpha^2 remapped to the log-SNR range instead of clipped at 1e-9:
+Sigmoid (Jabri et al. 2022; Chen 2023), alpha^2 remapped to the log-SNR range instead of clipped at 1e-9:
 
     g(t) = (sigmoid(E) - sigmoid(u)) / (sigmoid(E) - sigmoid(S)),  u = S + (E - S) t,  S = start/tau, E = end/tau   (3)
          = sinh(D (1 - t)) cosh(S/2) / (cosh(u/2) sinh(D)),        D = (E - S)/2                            (4)

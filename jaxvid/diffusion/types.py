@@ -42,6 +42,7 @@ class Prediction(NamedTuple):
     aux: Mapping[str, Array] = {}
 
 
+Number: TypeAlias = int | float | Array
 Denoise: TypeAlias = Callable[[Array, Level], Prediction]
 Hook: TypeAlias = Callable[
     [Array, Level, Array], Array
