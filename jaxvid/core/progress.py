@@ -24,7 +24,8 @@ class Progress:
     def __init__(self, name: str, total: int, done: int = 0):
         self.name, self.total, self.done = name, total, done
         self._speaks = jax.process_index() == 0
-        self._start, self._done_at_start = time.monotonic(), done
+        self._start: float | None = None
+        self._done_at_start = done
         terminal = self._speaks and sys.stderr.isatty()
         self._bar = (
             tqdm(total=total, initial=done, desc=name, dynamic_ncols=True) if terminal else None
@@ -44,10 +45,10 @@ class Progress:
 
     def advance(self, steps: int = 1) -> None:
         """Counts `steps` more steps as done."""
-        if self.done == self._done_at_start:
-            # The first step carries the compilation; the estimate starts after it.
-            self._start, self._done_at_start = time.monotonic(), self.done + steps
         self.done += steps
+        if self._start is None:
+            # The first step carries the compilation; the estimate starts after it.
+            self._start, self._done_at_start = time.monotonic(), self.done
         if self._bar is not None:
             self._bar.update(steps)
 
@@ -68,7 +69,7 @@ class Progress:
     def left(self) -> str:
         """The estimated time left, such as "1:02:03"; "?" before it can be known."""
         steps = self.done - self._done_at_start
-        if steps <= 0:
+        if self._start is None or not steps:
             return "?"
         seconds = round((time.monotonic() - self._start) / steps * (self.total - self.done))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

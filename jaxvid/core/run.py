@@ -33,9 +33,18 @@ from jaxvid.core.checkpoint import Checkpointer
 from jaxvid.core.config import difference, from_json, to_json
 from jaxvid.core.errors import UserError
 
-_PACKAGES = (
-    "jaxvid jax jaxlib flax optax orbax-checkpoint grain numpy tensorflow-datasets libtpu".split()
-)
+_PACKAGES = [
+    "jaxvid",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "tensorflow-datasets",
+    "libtpu",
+]
 
 
 class RunDirectory:
