@@ -55,11 +55,16 @@ class Rule(NamedTuple):
     fsdp: bool  # ... and are split over `fsdp`.
 
 
+# Kernels that produce a block's hidden channels, and kernels that consume them; between the two of a pair no message is
+# needed. A (2+1)D convolution is a pair of its own.
+PRODUCES = r"(^|/)(conv1|condition|conv[12]/spatial|query|key|value)"
+CONSUMES = r"(^|/)(conv2|conv[12]/temporal|out)"
+
 # First match wins. Vectors stay whole over `fsdp`: gathering one costs a message and saves kilobytes.
 RULES: tuple[Rule, ...] = (
-    Rule(r"(^|/)(conv1|query|key|value|gate|up)/kernel$", tensor=-1, fsdp=True),
-    Rule(r"(^|/)(conv1|query|key|value|gate|up)/bias$", tensor=-1, fsdp=False),
-    Rule(r"(^|/)(conv2|out|down)/kernel$", tensor=-2, fsdp=True),
+    Rule(PRODUCES + r"/kernel$", tensor=-1, fsdp=True),
+    Rule(PRODUCES + r"/bias$", tensor=-1, fsdp=False),
+    Rule(CONSUMES + r"/kernel$", tensor=-2, fsdp=True),
     Rule(r"(^|/)(bias|scale)$", tensor=None, fsdp=False),
     Rule(r"", tensor=None, fsdp=True),
 )
