@@ -37,6 +37,8 @@ from jax.sharding import SingleDeviceSharding
 from jaxvid.core.digest import digests
 from jaxvid.core.errors import UserError
 
+_LARGE_SLICE = 16 << 20  # bytes
+
 Tree: TypeAlias = dict[str, Any]  # {path: array}
 Place: TypeAlias = Callable[[dict[str, Any], Tree], Mapping[str, Any]]
 
@@ -71,7 +73,11 @@ class Checkpointer:
         )
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         with _disk_errors(f"checkpoint folder {self.directory}"):
-            self._manager = ocp.CheckpointManager(self.directory / "steps", options=options)
+            self._manager = ocp.CheckpointManager(
+                self.directory / "steps",
+                options=options,
+                item_handlers={"state": _handler(), "manifest": ocp.JsonCheckpointHandler()},
+            )
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -115,7 +121,7 @@ class Checkpointer:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_storable(tree)),
+                    state=ocp.args.PyTreeSave(_storable(tree)),
                     manifest=ocp.args.JsonSave({**manifest, "digest": _digest(manifest)}),
                 ),
                 force=True,
@@ -220,7 +226,7 @@ class Checkpointer:
         name = _digest(manifest)
         folder = self.directory / "constants" / name
         if not (folder / "manifest.json").exists():
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+            with ocp.Checkpointer(_handler()) as writer:
                 writer.save(
                     folder / "state", args=ocp.args.PyTreeSave(_storable(arrays)), force=True
                 )
@@ -300,6 +306,14 @@ def _disk_errors(what: str) -> Iterator[None]:
         ) from error
 
 
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    # Copies of an array share the writing of it only where the slices are large: cutting one out is compiled for
+    # every shape and device, which takes longer than writing a small array.
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LARGE_SLICE)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
 def _describe(tree: Tree) -> dict[str, Any]:
     found = digests(tree)
     return {
@@ -327,7 +341,7 @@ def _read_arrays(folder: Path, wanted: Tree) -> Tree:
         return empty
     arguments = ocp.checkpoint_utils.construct_restore_args(stored)
     # The handler itself, not a Checkpointer: the latter waits for all processes, for ever if one fails to read.
-    return empty | ocp.PyTreeCheckpointHandler().restore(
+    return empty | _handler().restore(
         folder, args=ocp.args.PyTreeRestore(stored, restore_args=arguments, partial_restore=True)
     )
 

@@ -104,27 +104,20 @@ def _decode(hint: Any, value: Any, name: str) -> Any:
 
 
 def _decode_union(members: Sequence[Any], value: Any, name: str) -> Any:
-    if isinstance(value, Mapping) and "type" in value:
-        tagged = [
-            member for member in members if is_dataclass(member) and _tag(member) == value["type"]
-        ]
-        classes = tagged or [
-            member for member in members if isinstance(member, type) and member is not type(None)
-        ]
-        members = classes
-    problem = None
+    """The first member that takes the value; a group's "type" leaves only the member that it names, if there is one."""
+    if isinstance(value, Mapping):
+        groups = [member for member in members if isinstance(member, type) and is_dataclass(member)]
+        named = [member for member in groups if _tag(member) == value.get("type")]
+        members = named or groups or members
+    problems = []
     for member in members:
         try:
             return _decode(member, value, name)
         except UserError as error:
-            # The member meant is the one whose own kind fits: its message is about the inside.
-            if problem is None or isinstance(value, Mapping):
-                problem = error
-    if isinstance(value, Mapping) and problem is not None:
-        raise problem
-    raise _wrong(
-        name, value, " or ".join(getattr(member, "__name__", str(member)) for member in members)
-    )
+            problems.append(error)
+    if isinstance(value, Mapping) and problems:
+        raise problems[0]  # about the inside of the group
+    raise _wrong(name, value, " or ".join(getattr(kind, "__name__", str(kind)) for kind in members))
 
 
 def _decode_sequence(kind: type, arguments: Sequence[Any], value: Sequence[Any], name: str) -> Any:
@@ -255,7 +248,7 @@ def flatten(config: Any, name: str = "") -> dict[str, Any]:
             for i, item in enumerate(config)
             for key, value in flatten(item, _join(name, i)).items()
         }
-    if isinstance(config, Mapping):
+    if isinstance(config, Mapping) and config:
         return {
             key: value
             for part, item in config.items()
@@ -342,50 +335,55 @@ def load_config(name: str | Path, group: str = "") -> Any:
 def parse_overrides(
     config: Config, argv: Sequence[str], prog: str = "jaxvid train CONFIG"
 ) -> Config:
-    """`config` changed by options such as `--model.channels 64 --optimizer.clip-norm None`.
+    """`config` changed by options such as `--model.channels 64 --model.mults 1 2 4 --model.attention False`.
 
-    A field that is a union keeps its present class. Raises UserError (one line) for an unknown option or a bad value;
-    `--help` prints every option and exits.
+    A field that is a union keeps its present class; a group that may be None is switched off by `--group None`.
+    Raises UserError (one line) for an unknown option or a bad value; `--help` prints every option and exits.
     """
-    options = [argument.partition("=")[0] for argument in argv if re.match(r"--[A-Za-z]", argument)]
-    valid = {f"--{name}" for name, value in flatten(config).items() if not _is_tag(value)}
-    valid |= {
-        f"--{name.rpartition('.')[0]}.no-{name.rpartition('.')[2]}".replace("--.", "--")
-        for name in flatten(config)
-    }
-    valid |= {"--help"}
-    for option in options:
-        plain = option.replace("_", "-")
-        if plain not in {name.replace("_", "-") for name in valid}:
-            near = difflib.get_close_matches(
-                plain.replace("-", "_"), [n[2:] for n in valid], n=1, cutoff=0.5
-            )
-            hint = f"; did you mean --{near[0]}?" if near else "; --help lists the options"
-            raise UserError(f"unknown option {option}{hint}")
+    present = flatten(config)
+    groups = {name for name, value in present.items() if _is_tag(value)}
+    valid = [f"--{name}" for name in present if name not in groups] + ["--help"]
+    known = {_dashes(option) for option in valid}
+    rest, words = [], list(argv)
+    while words:
+        word = words.pop(0)
+        option = word.partition("=")[0]
+        if option[2:].replace("-", "_") in groups and (
+            word.endswith("=None") or words[:1] == ["None"]
+        ):
+            config = replace(config, {option[2:].replace("-", "_"): None})
+            words = words if "=" in word else words[1:]
+            continue
+        if re.match(r"--[A-Za-z]", option) and _dashes(option) not in known:
+            near = difflib.get_close_matches(option, valid, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "--help lists the options"
+            raise UserError(f"unknown option {option}; {hint}")
+        rest.append(word)
+    parsed = _tyro(config, rest, prog)
+    to_json(parsed)  # refuses numbers that are not finite
+    return parsed
+
+
+def _tyro(config: Config, argv: Sequence[str], prog: str) -> Config:
+    """Tyro's parser, its framed messages turned into one line."""
+    style = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     printed = io.StringIO()
+    silent = contextlib.nullcontext() if "--help" in argv else contextlib.redirect_stderr(printed)
     try:
-        if "--help" in argv:
-            return _tyro(config, argv, prog)
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            parsed = _tyro(config, argv, prog)
+        with silent:
+            return tyro.cli(type(config), default=config, args=list(argv), prog=prog, config=style)
     except SystemExit as stop:
         if not stop.code:
             raise
         lines = [line.strip(" │╭╮╰╯─") for line in printed.getvalue().splitlines()]
-        lines = [line for line in lines if line]
-        message = lines[1] if len(lines) > 1 else "bad options"
-        raise UserError(f"{message}; --help lists the options") from None
-    return _decode(type(config), to_json(parsed), "")
+        lines = [line for line in lines if line]  # the first is the frame's title
+        raise UserError(
+            f"{''.join(lines[1:2]) or 'bad options'}; --help lists the options"
+        ) from None
 
 
-def _tyro(config: Config, argv: Sequence[str], prog: str) -> Config:
-    return tyro.cli(
-        type(config),
-        default=config,
-        args=list(argv),
-        prog=prog,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+def _dashes(option: str) -> str:
+    return option.replace("_", "-")
 
 
 def _is_tag(value: Any) -> bool:
