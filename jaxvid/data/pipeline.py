@@ -56,7 +56,7 @@ class PipelineConfig:
     threads: int = 4
     workers: int = 0
     prefetch: int = 2
-    damaged_share: float = 0.2
+    damaged_share: int | float = 0.2
 
     def __post_init__(self):
         for name, least in (

@@ -109,7 +109,7 @@ class ClipView:
     height: int = 64
     width: int = 64
     stride: int = 1
-    fps: float | None = None
+    fps: int | float | None = None
     crop: Literal["center", "random"] = "center"
     flip: bool = False
 
@@ -127,7 +127,7 @@ class ClipView:
         name: str,
         first: int,
         stop: int,
-        fps: float,
+        fps: int | float,
         frames: int,
         rng: np.random.Generator | None,
     ) -> list[int]:
@@ -190,8 +190,8 @@ class Clip(NamedTuple):
     size: int
     captions: tuple[str, ...] = ()
     label: int | None = None
-    start: float | None = None
-    end: float | None = None
+    start: int | float | None = None
+    end: int | float | None = None
 
 
 class VideoFiles:

@@ -175,7 +175,7 @@ class BertTokenizer:
 def _bert(path: str) -> Any:
     """The `tokenizers.Tokenizer` of a file or folder, without padding or cutting of its own."""
     from tokenizers import Tokenizer as Pieces
-    from tokenizers.implementations import BertWordPieceTokenizer
+    from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
     from tokenizers.models import WordPiece
 
     # The library forks threads of its own, which data workers cannot use and warn about.
