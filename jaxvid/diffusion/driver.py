@@ -78,7 +78,7 @@ def scan(
     sampler: Sampler,
     denoise: Denoise,
     z: Float[Array, "b *rest"],
-    grid: Float[Array, " steps+1"],
+    grid: Float[Array, " levels"],
     key: Key[Array, ""],
     *,
     hook: Hook | None = None,

@@ -136,7 +136,7 @@ def mean_over_frames(
 def diffusion_loss(
     denoise: Denoise,
     x: Float[Array, "b t *rest"],
-    key: Key[Array, ""],
+    eps: Float[Array, "b t *rest"],
     schedule: Schedule,
     log_weight: LogWeight,
     times: Float[Array, "..."],
@@ -149,7 +149,7 @@ def diffusion_loss(
     Args:
       denoise: the denoiser.
       x: clean data, [b, t, ...] (a flat embedding [b, d] counts its elements as frames).
-      key: draws the noise.
+      eps: the noise, standard normal; the caller draws it, for each example from its own key.
       schedule: maps times to log-SNR.
       log_weight: one of this module's weightings, or any function of that kind.
       times: [b], or [b, s] with `segment`, in [0, 1].
@@ -164,7 +164,6 @@ def diffusion_loss(
     if segment is not None:
         logsnr = gather_by_segment(logsnr, segment)
     x = at_least_float32(x)
-    eps = jax.random.normal(key, x.shape, x.dtype)
     prediction = denoise(q_sample(x, eps, logsnr), Level(logsnr))
     per_frame = weighted_error(prediction, x, eps, logsnr, log_weight)
     detail = LossDetail(logsnr, per_frame, prediction)

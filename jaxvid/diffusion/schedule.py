@@ -7,8 +7,8 @@ t = 0 is the clean end and t = 1 the noisy end; log-SNR falls strictly with t. E
     network_time(logsnr)  the time input of networks trained with it: log-SNR, table index or c_noise
 
 elementwise over arrays of any shape, in float32 at least. Both ends keep their digits: near t = 1 the formulas are
-written in 1 - t (exact in floating point for t >= 1/2) and the two halves meet without a branch, by f(min(u, u_mid)) - f(u_mid)
-terms that vanish on the other half, so gradients have no unselected infinite side. What limits the round trip
+written in 1 - t, which is exact in floating point for t >= 1/2. The half is chosen before the transcendental function, so
+gradients have no infinite unselected side. What limits the round trip
 logsnr -> t -> logsnr is the spacing of float32 numbers near t = 1, about 6e-8 |d logsnr / dt|.
 
 Cosine (Nichol & Dhariwal 2021, continuous and truncated as in Salimans & Ho 2022; Video Diffusion Models uses
@@ -83,17 +83,18 @@ class Cosine:
         """Returns l(t) of (1), through (2) on the noisy half."""
         a, b, c = self._angles()
         t = at_least_float32(t)
-        clean = jnp.log(jnp.tan(jnp.minimum(a * t + b, math.pi / 4)))
-        noisy = jnp.log(jnp.tan(jnp.minimum(a * (1.0 - t) + c, math.pi / 4)))
-        return 2.0 * (noisy - clean) + 2.0 * math.log(self.shift)
+        clean = a * t + b < math.pi / 4
+        log_tangent = jnp.log(jnp.tan(jnp.where(clean, a * t + b, a * (1.0 - t) + c)))
+        return jnp.where(clean, -2.0, 2.0) * log_tangent + 2.0 * math.log(self.shift)
 
     def time(self, logsnr: Values) -> Values:
         """Returns t in [0, 1]; log-SNR beyond the range gives the nearer end."""
         a, b, c = self._angles()
         logsnr = at_least_float32(logsnr) - 2.0 * math.log(self.shift)
-        clean = jnp.arctan(jnp.exp(-0.5 * jnp.maximum(logsnr, 0.0))) - b
-        noisy = jnp.arctan(jnp.exp(0.5 * jnp.minimum(logsnr, 0.0))) - c
-        return jnp.clip(jnp.where(logsnr > 0, clean / a, 1.0 - noisy / a), 0.0, 1.0)
+        clean = logsnr > 0
+        angle = jnp.arctan(jnp.exp(-0.5 * jnp.where(clean, logsnr, -logsnr)))
+        t = jnp.where(clean, (angle - b) / a, 1.0 - (angle - c) / a)
+        return jnp.clip(t, 0.0, 1.0)
 
     def network_time(self, logsnr: Values) -> Values:
         """Returns log-SNR itself."""
@@ -137,15 +138,11 @@ class Sigmoid:
         g_complement = (
             jnp.clip((jax.nn.sigmoid(-logsnr) - high_complement) / span, 0.0, 1.0) * cosh_start
         )
-        middle = math.tanh(half / 2)
-        clean = math.sinh(half) * g_complement / (g + math.cosh(half) * g_complement)
-        noisy = math.sinh(half) * g / (g_complement + math.cosh(half) * g)
-        t = (
-            0.5
-            + (jnp.arctanh(jnp.minimum(clean, middle)) - jnp.arctanh(jnp.minimum(noisy, middle)))
-            / half
-        )
-        return jnp.clip(t, 0.0, 1.0)
+        toward_clean = math.sinh(half) * g_complement / (g + math.cosh(half) * g_complement)
+        toward_noisy = math.sinh(half) * g / (g_complement + math.cosh(half) * g)
+        clean = toward_clean < toward_noisy
+        distance = jnp.arctanh(jnp.where(clean, toward_clean, toward_noisy)) / half
+        return jnp.clip(jnp.where(clean, distance, 1.0 - distance), 0.0, 1.0)
 
     def network_time(self, logsnr: Values) -> Values:
         """Returns log-SNR itself."""
@@ -261,17 +258,18 @@ class EDM:
         """Returns -2 log sigma at the quantile t of the truncated log-normal."""
         below, above, mass = self._tails()
         t = at_least_float32(t)
-        clean = ndtri(jnp.minimum(below + mass * t, 0.5))
-        noisy = ndtri(jnp.minimum(above + mass * (1.0 - t), 0.5))
-        return -2.0 * (self.p_mean + self.p_std * (clean - noisy))
+        clean = below + mass * t < 0.5
+        tail = ndtri(jnp.where(clean, below + mass * t, above + mass * (1.0 - t)))
+        return -2.0 * (self.p_mean + self.p_std * jnp.where(clean, tail, -tail))
 
     def time(self, logsnr: Values) -> Values:
         """Returns the quantile t in [0, 1]; levels beyond the sigma range give the nearer end."""
         below, above, mass = self._tails()
         normal = (-0.5 * at_least_float32(logsnr) - self.p_mean) / self.p_std
-        clean = (ndtr(jnp.minimum(normal, 0.0)) - below) / mass
-        noisy = (ndtr(jnp.minimum(-normal, 0.0)) - above) / mass
-        return jnp.clip(jnp.where(normal < 0, clean, 1.0 - noisy), 0.0, 1.0)
+        clean = normal < 0
+        tail = ndtr(jnp.where(clean, normal, -normal))
+        t = jnp.where(clean, (tail - below) / mass, 1.0 - (tail - above) / mass)
+        return jnp.clip(t, 0.0, 1.0)
 
     def network_time(self, logsnr: Values) -> Values:
         """Returns c_noise = log(sigma) / 4 = -logsnr / 8."""
