@@ -156,6 +156,7 @@ class Checkpointer:
         only: chooses paths; the others are neither read nor verified.
         A damaged checkpoint is passed over with a warning that names it. Raises UserError when all are damaged.
         """
+        self.wait()
         steps = self.steps if step is None else [step]
         if not steps:
             return None
@@ -295,7 +296,7 @@ def _disk_errors(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         text = " ".join(str(error).split())
-        known = r"No space left|Permission denied|quota|Read-only|File too large|Input/output error|Not a directory"
+        known = r"No space left on device|Permission denied|quota|Read-only|File too large|Input/output error|Not a directory"
         if not isinstance(error, OSError) and not re.search(known, text):
             raise
         found = re.search(known, text)
