@@ -2,7 +2,11 @@
 
 import hashlib
 import itertools
+import json
+import runpy
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from jaxvid.data.shapes import (
     ShapesConfig,
     caption,
     held_out,
+    parse,
     render,
     sample_scene,
     vocabulary,
@@ -61,7 +66,7 @@ def test_every_pair_but_no_held_out_triple_is_in_the_train_split():
         assert {t[position] for t in kept} == {t[position] for t in allowed}
     for split, first in (("train", False), ("heldout", True)):
         config = ShapesConfig(split=split, seed=3)
-        for index in range(300):
+        for index in range(200):
             one, *two = (held_out(*_triple(item)) for item in sample_scene(config, index).objects)
             assert one == first
             assert not any(two)
@@ -69,7 +74,7 @@ def test_every_pair_but_no_held_out_triple_is_in_the_train_split():
 
 def test_attributes_are_balanced_and_scenes_legible():
     config = ShapesConfig(two_objects=0.5, seed=9)
-    scenes = [sample_scene(config, i) for i in range(2000)]
+    scenes = [sample_scene(config, i) for i in range(1500)]
     assert 0.46 < np.mean([len(s.objects) == 2 for s in scenes]) < 0.54
     items = [item for s in scenes for item in s.objects]
     for motion in MOTIONS:
@@ -182,10 +187,75 @@ def test_captions_use_the_closed_list_and_fit():
     assert len(words) <= 100
     assert list(vocabulary()) == sorted(words)
     seen = set()
-    for index in range(4000):
-        text = caption(sample_scene(ShapesConfig(), index % 400), index, still=index % 5 == 0)
+    scenes = [sample_scene(ShapesConfig(), index) for index in range(200)]
+    for index in range(1500):
+        text = caption(scenes[index % 200], index, still=index % 5 == 0)
         seen |= set(text.split())
     assert seen == words
     first = Object("ring", "red", "large", "orbits", 0.5, 0.5, 0.2)
     wordy = Scene("gray", (first, replace(first, shape="cross", colour="blue")))
-    assert max(len(caption(wordy, v).split()) for v in range(4000)) == MAX_CAPTION_WORDS
+    assert max(len(caption(wordy, v).split()) for v in range(3000)) == MAX_CAPTION_WORDS
+
+
+def test_parse_recovers_what_a_caption_says():
+    scenes = [sample_scene(ShapesConfig(split="all"), index) for index in range(200)]
+    for index in range(1500):
+        scene = scenes[index % 200]
+        still = index % 5 == 0
+        text = caption(scene, index, still=still)
+        said = parse(text)
+        by_colour = {item.colour: item for item in scene.objects}
+        assert {row["colour"] for row in said} == set(by_colour)
+        stated = 0
+        for row in said:
+            item = by_colour[row["colour"]]
+            assert row["shape"] == item.shape
+            assert row["motion"] == (None if still else item.motion)
+            assert row["size"] in (None, item.size)
+            stated += row["size"] is not None
+            assert row["background"] == (scene.background if "background" in text else None)
+        assert stated == sum(text.split().count(w) for w in ("small", "little", "large", "big"))
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("The Red CIRCLE, moving to the right!", [("circle", "red", "moves right", None, None)]),
+        ("big grey dog", []),
+        ("a tiny blue square", [("square", "blue", None, None, None)]),
+        (
+            "on a grey background a ring hops up and down and a big white cross is falling",
+            [
+                ("ring", None, "bounces", None, "gray"),
+                ("cross", "white", "moves down", "large", "gray"),
+            ],
+        ),
+        ("spinning yellow triangle", [("triangle", "yellow", "spins", None, None)]),
+        ("a green square moves in a circle", [("square", "green", "orbits", None, None)]),
+    ],
+)
+def test_parse_returns_what_it_understands_of_free_text(text, want):
+    keys = ("shape", "colour", "motion", "size", "background")
+    assert [tuple(row[k] for k in keys) for row in parse(text)] == want
+
+
+def test_benchmark_captions_are_current_balanced_and_true_to_the_split():
+    path = Path(__file__).parents[2] / "benchmarks" / "make_captions.py"
+    module = runpy.run_path(str(path))
+    entries = module["build"]()
+    assert path.with_name("captions.json").read_text() == module["dumps"](entries)
+    assert json.loads(module["dumps"](entries)) == entries
+    assert [e["id"] for e in entries] == list(range(512))
+    assert len({e["caption"] for e in entries}) == 512
+    assert {w for e in entries for w in e["caption"].split()} <= set(vocabulary())
+    groups = Counter((len(e["objects"]), e["heldout"]) for e in entries)
+    assert groups == {(1, False): 224, (1, True): 32, (2, False): 224, (2, True): 32}
+    for entry in entries:
+        assert entry["heldout"] == any(
+            held_out(o["shape"], o["colour"], o["motion"]) for o in entry["objects"]
+        )
+    items = [o for e in entries for o in e["objects"]]
+    for name, values in (("shape", SHAPES), ("colour", tuple(COLOURS)), ("motion", MOTIONS)):
+        counts = Counter(o[name] for o in items)
+        assert set(counts) == set(values)
+        assert max(counts.values()) - min(counts.values()) <= 0.1 * len(items) / len(values)

@@ -6,7 +6,7 @@ video = render(scene, 16, 32, 32)      # uint8 [t, h, w, 3]
 text = caption(scene, variant=index)   # "a small red cross that spins on a gray background"
 """
 
-from jaxvid.data.shapes.caption import MAX_CAPTION_WORDS, caption, vocabulary
+from jaxvid.data.shapes.caption import MAX_CAPTION_WORDS, caption, parse, vocabulary
 from jaxvid.data.shapes.render import render
 from jaxvid.data.shapes.world import (
     BACKGROUNDS,
@@ -35,6 +35,7 @@ __all__ = [
     "ShapesConfig",
     "caption",
     "held_out",
+    "parse",
     "render",
     "sample_scene",
     "vocabulary",

@@ -7,6 +7,7 @@ motion of every object; a still's caption (one frame) states no motion, because 
 """
 
 import re
+from collections.abc import Sequence
 
 from jaxvid.data.shapes.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, Draws, Object, Scene
 
@@ -112,3 +113,78 @@ def vocabulary() -> tuple[str, ...]:
     texts += [text for rows in STILL_TEMPLATES.values() for text in rows]
     words = {word for text in texts for word in re.sub(r"\{\d?\}", " ", text).split()}
     return tuple(sorted(words))
+
+
+_SPELLINGS = {
+    "grey": "gray",
+    "upwards": "upward",
+    "downwards": "downward",
+    "travelling": "traveling",
+}
+_CUES = {  # what people write beyond the grammar
+    "moves right": ("right", "rightward", "rightwards"),
+    "moves left": ("left", "leftward", "leftwards"),
+    "moves up": ("up", "upward", "rises", "rising"),
+    "moves down": ("down", "downward", "falls", "falling"),
+    "spins": ("spin", "rotate", "turns", "turning"),
+    "orbits": ("orbit", "circling", "in a circle", "in circles", "in a loop"),
+    "bounces": ("bounce", "up and down", "hop", "hops", "hopping", "jumps", "jumping"),
+    "grows": ("grow", "bigger", "larger", "expands", "expanding"),
+    "shrinks": ("shrink", "smaller"),
+}
+
+
+def _motion_table() -> dict[tuple[str, ...], str]:
+    table = {tuple(cue.split()): motion for motion, cues in _CUES.items() for cue in cues}
+    for motion, pairs in MOTION_PHRASES.items():
+        table |= {tuple(form.split()): motion for pair in pairs for form in pair}
+    return table
+
+
+_MOTIONS_BY_WORDS = _motion_table()
+_LONGEST_PHRASE = max(len(words) for words in _MOTIONS_BY_WORDS)
+_SIZES_BY_WORD = {word: size for size, words in SIZE_WORDS.items() for word in words}
+
+
+def parse(text: str) -> list[dict[str, str | None]]:
+    """What a text says: one {shape, colour, motion, size, background} per object, None where unsaid.
+
+    The inverse of `caption`, in the order of the words. Of other texts it returns what it understands, an
+    empty list at worst. A motion belongs to the last object named before it, or else to the next one.
+    """
+    found_words: list[str] = re.findall(r"[a-z]+", text.lower())
+    words = [_SPELLINGS.get(word, word) for word in found_words]
+    items: list[dict[str, str | None]] = []
+    colour: str | None = None
+    size: str | None = None
+    motion: str | None = None
+    background: str | None = None
+    position = 0
+    while position < len(words):
+        word, following = words[position], words[position + 1 : position + 2]
+        length, found = _motion_at(words, position)
+        if found is not None:
+            if items and items[-1]["motion"] is None:
+                items[-1]["motion"] = found
+            elif not items:
+                motion = found
+        elif word in BACKGROUNDS and following == ["background"]:
+            background = word
+        elif word in _SIZES_BY_WORD:
+            size = _SIZES_BY_WORD[word]
+        elif word in COLOURS:
+            colour = word
+        elif word in SHAPES:
+            items.append({"shape": word, "colour": colour, "motion": motion, "size": size})
+            colour = size = motion = None
+        position += length
+    return [item | {"background": background} for item in items]
+
+
+def _motion_at(words: Sequence[str], position: int) -> tuple[int, str | None]:
+    """(words used, motion) of the longest motion phrase that starts here, (1, None) without one."""
+    for length in range(_LONGEST_PHRASE, 0, -1):
+        motion = _MOTIONS_BY_WORDS.get(tuple(words[position : position + length]))
+        if motion is not None and position + length <= len(words):
+            return length, motion
+    return 1, None

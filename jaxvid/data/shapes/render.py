@@ -52,10 +52,9 @@ def coverage(
     item: Object, frames: int, height: int, width: int, start: int = 0
 ) -> Float[np.ndarray, "t h w"]:
     """The fraction of each pixel that the object covers, in [0, 1]."""
+    # A grid of 1/1024 px swallows the last-digit differences of sin and exp between machines.
     x, y, radius, angle = (
-        # A grid of 1/1024 px swallows the last-digit differences of sin and exp between machines.
-        np.round(p * 1024) / 1024
-        for p in poses(item, frames, height, width, start)
+        np.round(np.stack(poses(item, frames, height, width, start)) * 1024) / 1024
     )
     dx = wrapped(np.arange(width) + 0.5 - x[:, None], width).astype(np.float32)[:, None, :]
     dy = wrapped(np.arange(height) + 0.5 - y[:, None], height).astype(np.float32)[:, :, None]
