@@ -13,6 +13,7 @@ it, and with it the lines of steps after the checkpoint that is resumed, so a hi
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -26,7 +27,9 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary
 
 import jaxvid
 from jaxvid.core.checkpoint import Checkpointer
@@ -129,11 +132,24 @@ class RunDirectory:
                 self._writer(step).add_scalar(name, value, step)
 
     def log_video(
-        self, step: int, name: str, video: UInt8[np.ndarray, "b t h w c"], fps: float
+        self, step: int, name: str, video: UInt8[np.ndarray, "b t h w 3"], fps: float
     ) -> None:
-        """Adds clips to TensorBoard (files for people go to `samples`)."""
-        if self._writes:
-            self._writer(step).add_video(name, video.transpose(0, 1, 4, 2, 3), step, fps=fps)
+        """Adds clips, side by side, to TensorBoard as one animation (files for people go to `samples`)."""
+        if not self._writes:
+            return
+        frames = np.concatenate(list(video), axis=2)  # t h b*w 3
+        first, *others = [Image.fromarray(frame) for frame in frames]
+        gif = io.BytesIO()
+        first.save(gif, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
+        # Not `SummaryWriter.add_video`, which needs a package for films.
+        image = Summary.Image(
+            height=frames.shape[1],
+            width=frames.shape[2],
+            colorspace=3,
+            encoded_image_string=gif.getvalue(),
+        )
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self._writer(step).file_writer.add_summary(summary, step)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that was cut off is left out."""
@@ -162,8 +178,13 @@ class RunDirectory:
 
     def _writer(self, step: int) -> SummaryWriter:
         if self._events is None:
-            # TensorBoard hides the events of an earlier process from this step on.
-            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
+            # TensorBoard hides the events of an earlier process from this step on. The suffix: files are named by
+            # the second, and a second one of the same name would replace the first.
+            self._events = SummaryWriter(
+                str(self.path / "tensorboard"),
+                purge_step=step,
+                filename_suffix=f".{time.time_ns()}",
+            )
         return self._events
 
     def _append_versions(self) -> None:
