@@ -1,0 +1,67 @@
+"""Text to video on the procedural shapes world: 16 frames of 32x32, the checkpoint that this project ships.
+
+Not the paper's: pixels are folded in squares of 4x4 before the stem and the U-Net has two levels, so that it trains on
+two CPU cores; the text encoder is one small layer, trained along; v-prediction; the image model is trained first and
+the clips go on from it.
+"""
+
+from jaxvid.data.shapes import MAX_CAPTION_WORDS, vocabulary
+from jaxvid.data.shapes_source import ShapesData
+from jaxvid.data.tokens import WordTokenizer
+from jaxvid.models.text import TextConfig
+from jaxvid.models.unet import UNetConfig
+from jaxvid.systems.vdm.config import Sampling, Stage, VDMConfig
+from jaxvid.train.loop import LoopConfig
+from jaxvid.train.optimizer import OptimizerConfig
+
+
+def config() -> VDMConfig:
+    """The configuration."""
+    tokenizer = WordTokenizer(vocabulary(), MAX_CAPTION_WORDS)
+    return VDMConfig(
+        data=ShapesData(),
+        model=UNetConfig(
+            channels=96,
+            multipliers=(1, 2),
+            blocks=1,
+            attention_levels=(0, 1),
+            head_dim=32,
+            embedding_width=256,
+            embedding_layers=2,
+            max_distance=15,
+            patch=4,
+            scan=False,
+        ),
+        text=TextConfig(
+            vocabulary=tokenizer.size,
+            length=tokenizer.length,
+            positions=tokenizer.length,
+            width=128,
+            layers=1,
+            heads=4,
+            hidden=256,
+            frozen=False,
+        ),
+        tokenizer=tokenizer,
+        target="v",
+        weighting="v",
+        stages=(
+            Stage(
+                "images",
+                steps=1000,
+                batch=64,
+                frames=1,
+                optimizer=OptimizerConfig(learning_rate=8e-4, b2=0.99, warmup_steps=100),
+                ema=0.995,
+            ),
+            Stage(
+                "clips",
+                steps=30_000,
+                batch=16,
+                optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.99, warmup_steps=100),
+                ema=0.999,
+            ),
+        ),
+        sampling=Sampling(sampler="dpm++", steps=24, guidance=2.0),
+        loop=LoopConfig(log_every=25, save_every=100),
+    )

@@ -1,0 +1,106 @@
+"""The configuration of a Video Diffusion Model: everything that a run needs, as one frozen dataclass.
+
+A paper's name for a value stands in its comment where it differs from ours.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxvid.core.errors import UserError
+from jaxvid.core.mesh import MeshConfig
+from jaxvid.data.shapes_source import ShapesData
+from jaxvid.data.tokens import BertTokenizer, HashTokenizer, WordTokenizer
+from jaxvid.diffusion.schedule import Cosine, LinearTable, ScaledLinearTable, Sigmoid
+from jaxvid.models.text import TextConfig
+from jaxvid.models.unet import UNetConfig
+from jaxvid.train.loop import LoopConfig
+from jaxvid.train.optimizer import OptimizerConfig
+
+Data = ShapesData
+Tokenizer = WordTokenizer | HashTokenizer | BertTokenizer
+Schedule = Cosine | Sigmoid | LinearTable | ScaledLinearTable
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training.
+
+    frames: length of the clips; None takes the data's. 1 trains the image model, from which the next stage goes on.
+    images: N, independent frames appended to each clip (VDM, section 3.1). accumulate: parts a batch is taken in.
+    """
+
+    name: str = "video"
+    steps: int = 100_000
+    batch: int = 128
+    frames: int | None = None
+    images: int = 0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: float = 0.9999
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn unless the caller says otherwise.
+
+    gamma: the ancestral sampler's place between the variance's lower (0) and upper (1) bound. guidance: scale of
+    classifier-free guidance, 1 is unguided (the papers' w is this minus 1). reconstruction: w_r of reconstruction
+    guidance. threshold: the estimate is clipped to [-1, 1] (Ho et al. 2020) or scaled by a percentile.
+    """
+
+    sampler: Literal["ancestral", "ddim", "langevin", "dpm++", "heun"] = "ancestral"
+    steps: int = 256
+    gamma: float = 0.3
+    guidance: float = 1.0
+    reconstruction: float = 2.0
+    threshold: Literal["none", "static", "dynamic"] = "static"
+    percentile: float = 0.995
+
+
+@dataclass(frozen=True)
+class VDMConfig:
+    """A Video Diffusion Model and its training.
+
+    known_frames: how many leading frames of a clip are given at sampling (0: none), as in the prediction benchmarks.
+    condition_drop: share of examples trained with a zero condition vector, for classifier-free guidance.
+    text_weights: folder of the frozen text encoder; needed when `text.frozen`.
+    heldout: clips of the test split whose loss, at fixed times and noise, is logged with the samples.
+    """
+
+    data: Data = field(default_factory=ShapesData)
+    model: UNetConfig = field(default_factory=UNetConfig)
+    text: TextConfig | None = None
+    tokenizer: Tokenizer | None = None
+    text_weights: str | None = None
+    schedule: Schedule = field(default_factory=Cosine)
+    target: Literal["epsilon", "v", "x"] = "epsilon"
+    weighting: Literal["epsilon", "v", "x", "min_snr", "edm"] = "epsilon"
+    condition_drop: float = 0.1
+    known_frames: int = 0
+    stages: tuple[Stage, ...] = (Stage(),)
+    sampling: Sampling = field(default_factory=Sampling)
+    compute: Literal["float32", "bfloat16"] = "float32"
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    heldout: int = 32
+    threads: int = 4
+
+    def __post_init__(self):
+        patch, height, width = self.model.patch, self.data.height, self.data.width
+        if height % patch or width % patch:
+            raise UserError(
+                f"data.height x data.width is {height} x {width}; both must be multiples of model.patch {patch}"
+            )
+        if (self.text is None) != (self.tokenizer is None):
+            raise UserError("text and tokenizer must both be given, or neither")
+        for level in range(len(self.model.multipliers)):
+            channels = self.model.channels * self.model.multipliers[level]
+            head = min(self.model.head_dim, channels)
+            if level in self.model.attention_levels and channels % head:
+                raise UserError(
+                    f"level {level} has {channels} channels, not a multiple of model.head_dim {head}; change either"
+                )
+        if not 0 <= self.known_frames < self.data.frames:
+            raise UserError(
+                f"known_frames is {self.known_frames}; it must be within 0 and {self.data.frames - 1}"
+            )

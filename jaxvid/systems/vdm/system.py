@@ -1,0 +1,63 @@
+"""Video Diffusion Models (Ho et al. 2022, arXiv 2204.03458) as a system: a configuration that trains and samples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Array, Float, Key
+
+from jaxvid.systems.vdm import sampling, training
+from jaxvid.systems.vdm.config import VDMConfig
+from jaxvid.systems.vdm.networks import Networks, abstract_networks
+from jaxvid.train.phase import Phase, Report
+from jaxvid.train.state import Params
+from jaxvid.train.step import Sums
+
+
+@dataclass(frozen=True)
+class VDM(VDMConfig):
+    """A `VDMConfig` with the functions of a system; each is short for the function that it names.
+
+    Example:
+        vdm = jaxvid.load_config("vdm/shapes")
+        params = jaxvid.load_weights("vdm/shapes")
+        video = vdm.sample(params, jax.random.key(0), prompts=["a red circle moves right"])
+    """
+
+    def phases(self, report: Report | None = None) -> list[Phase]:
+        """`training.phases`."""
+        return training.phases(self, report)
+
+    def loss(
+        self, params: Params, batch: Mapping[str, Array], keys: Key[Array, "b"]
+    ) -> tuple[Float[Array, "b"], Sums]:
+        """`training.loss`."""
+        return training.loss(self, params, batch, keys)
+
+    def networks(self) -> Networks:
+        """The networks' shapes, without values."""
+        return abstract_networks(self.model, self.text)
+
+    def sample(
+        self, params: Params, key: Key[Array, ""], prompts: Sequence[str] = (), **options: Any
+    ) -> Float[Array, "b t h w c"]:
+        """`sampling.sample`."""
+        return sampling.sample(self, params, key, prompts=prompts, **options)
+
+    def extend(
+        self, params: Params, key: Key[Array, ""], video: Array, frames: int, **options: Any
+    ) -> Float[Array, "b T h w c"]:
+        """`sampling.extend`."""
+        return sampling.extend(self, params, key, video, frames, **options)
+
+    def fill(
+        self, params: Params, key: Key[Array, ""], video: Array, rate: int, **options: Any
+    ) -> Float[Array, "b T h w c"]:
+        """`sampling.fill`."""
+        return sampling.fill(self, params, key, video, rate, **options)
+
+    def upsample(
+        self, params: Params, key: Key[Array, ""], video: Array, **options: Any
+    ) -> Float[Array, "b T H W c"]:
+        """`sampling.upsample`."""
+        return sampling.upsample(self, params, key, video, **options)

@@ -1,0 +1,181 @@
+"""Training of a Video Diffusion Model: the loss, and the phases that a run goes through.
+
+Symbols: b examples, t frames (the clip's, then N images'), s = 1 + N segments, e condition embedding.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from jaxvid.core.mesh import make_mesh, process_shard
+from jaxvid.core.paths import flatten, unflatten
+from jaxvid.core.rng import named
+from jaxvid.data.pipeline import BatchIterator, PipelineConfig, batches
+from jaxvid.data.shapes_source import ShapesData
+from jaxvid.diffusion.loss import WEIGHTS, diffusion_loss
+from jaxvid.diffusion.parameterization import to_prediction
+from jaxvid.diffusion.types import Level, Prediction
+from jaxvid.nn.segments import to_frames
+from jaxvid.systems.vdm.config import Data, Stage, VDMConfig
+from jaxvid.systems.vdm.networks import Networks, abstract_networks
+from jaxvid.train.optimizer import make_optimizer
+from jaxvid.train.phase import Phase, Report
+from jaxvid.train.state import Params, State, carry, make_state, weights
+from jaxvid.train.step import Sums, make_step
+
+BUCKETS = (-20.0, -8.0, -4.0, 0.0, 4.0, 8.0, 20.0)  # log-SNR ranges whose losses are logged apart
+
+
+def to_float(video: Array) -> Float[Array, "b t h w c"]:
+    """uint8 of a batch to float32 in [-1, 1]."""
+    return video.astype(jnp.float32) / 127.5 - 1.0
+
+
+def network_denoise(
+    config: VDMConfig,
+    networks: Networks,
+    z: Float[Array, "b t h w c"],
+    level: Level,
+    embedding: Float[Array, "b #t e"] | None,
+    *,
+    segment: Int[Array, "b t"] | None = None,
+    keys: Key[Array, "b"] | None = None,
+) -> Prediction:
+    """Runs the U-Net on the log-SNR of `level` ([b] or [b, t]) and reads its output as `config.target`."""
+    logsnr = level.logsnr if level.logsnr.ndim == 2 else level.logsnr[:, None]
+    output = networks.unet(z.astype(config.compute), logsnr, embedding, segment=segment, keys=keys)
+    return to_prediction(output.astype(jnp.float32), z, level.logsnr, config.target)
+
+
+def loss(
+    config: VDMConfig, params: Params, batch: Mapping[str, Array], keys: Key[Array, "b"]
+) -> tuple[Float[Array, "b"], Sums]:
+    """Mean squared error in the space of `config.weighting`, t uniform (VDM, section 2).
+
+    Every segment has its own noise level and its own chance to lose its caption.
+    """
+    networks = unflatten(abstract_networks(config.model, config.text), params)
+    x, segment = to_float(batch["video"]), batch["segment"]
+    segments = batch["tokens"].shape[1] if "tokens" in batch else x.shape[1]
+
+    def draw(key: Key[Array, ""]) -> tuple[Array, Array, Array]:
+        times = jax.random.uniform(named(key, "time"), (segments,))
+        keep = jax.random.bernoulli(named(key, "drop"), 1.0 - config.condition_drop, (segments,))
+        return times, keep, jax.random.normal(named(key, "noise"), x.shape[1:])
+
+    times, keep, eps = jax.vmap(draw)(keys)
+    embedding = None
+    if networks.text is not None:
+        captions = networks.embed(batch["tokens"]) * keep[..., None].astype(jnp.float32)
+        embedding = to_frames(captions, segment)
+    dropping = jax.vmap(lambda key: named(key, "dropout"))(keys) if config.model.dropout else None
+
+    def denoise(z: Array, level: Level) -> Prediction:
+        return network_denoise(
+            config, networks, z, level, embedding, segment=segment, keys=dropping
+        )
+
+    per_example, detail = diffusion_loss(
+        denoise, x, eps, config.schedule, WEIGHTS[config.weighting], times, segment=segment
+    )
+    return per_example, bucket_sums(detail.logsnr, detail.per_frame)
+
+
+def bucket_sums(logsnr: Float[Array, "b t"], per_frame: Float[Array, "b t"]) -> Sums:
+    """Sums and counts of the frames' losses by range of log-SNR, for the log."""
+    sums = {}
+    for low, high in itertools.pairwise(BUCKETS):
+        inside = (logsnr >= low) & (logsnr < high)
+        total = jnp.sum(jnp.where(inside, per_frame, 0.0))
+        sums[f"loss/logsnr_{low:g}_{high:g}"] = (total, jnp.sum(inside.astype(jnp.float32)))
+    return sums
+
+
+def clip_data(config: VDMConfig, frames: int | None) -> Data:
+    """The data with clips of `frames` frames."""
+    if frames is None:
+        return config.data
+    if isinstance(config.data, ShapesData):
+        return replace(config.data, length=frames)
+    return replace(config.data, frames=frames)
+
+
+def open_batches(config: VDMConfig, stage: Stage, state: Any) -> BatchIterator:
+    """The stage's training batches of this process, continued at `state`."""
+    index, count = process_shard(make_mesh(config.mesh))
+    settings = PipelineConfig(
+        batch=stage.batch, seed=config.loop.seed, images=stage.images, threads=config.threads
+    )
+    source = clip_data(config, stage.frames).source("train")
+    return batches(source, config.tokenizer, settings, index, count, state)
+
+
+def phases(config: VDMConfig, report: Report | None = None) -> list[Phase]:
+    """One phase a stage; each goes on from the weights of the one before (the average, where there is one)."""
+    return [_phase(config, stage, report) for stage in config.stages]
+
+
+def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
+    optimizer = make_optimizer(stage.optimizer, stage.steps)
+
+    def init(previous: State | None, key: Key[Array, ""]) -> State:
+        fresh = flatten(Networks(config.model, config.text, key))
+        params = fresh if previous is None else carry(weights(previous), fresh)
+        return make_state(params, optimizer, trainable=partial(is_trainable, config))
+
+    return Phase(
+        name=stage.name,
+        steps=stage.steps,
+        init=init,
+        step=make_step(
+            partial(loss, config), optimizer, ema_decay=stage.ema, accumulate=stage.accumulate
+        ),
+        batches=partial(open_batches, config, stage),
+        report=report,
+    )
+
+
+def is_trainable(config: VDMConfig, path: str) -> bool:
+    """Whether training moves the parameter: all but a frozen text encoder's."""
+    return not (config.text is not None and config.text.frozen and path.startswith("text/"))
+
+
+def fixed_losses(
+    config: VDMConfig,
+    params: Params,
+    batch: Mapping[str, np.ndarray],
+    times: Float[np.ndarray, "k"],
+    seed: int = 0,
+) -> Float[np.ndarray, "b k"]:
+    """Losses of a batch of clips at fixed times and fixed noise, without dropout: comparable between checkpoints."""
+    results = []
+    evaluate = _fixed_loss(config)
+    for index, time in enumerate(times):
+        key = named(jax.random.key(seed), "fixed", index)
+        results.append(np.asarray(evaluate(params, dict(batch), jnp.float32(time), key)))
+    return np.stack(results, axis=1)
+
+
+@lru_cache(maxsize=2)
+def _fixed_loss(config: VDMConfig) -> Callable[..., Array]:
+    def evaluate(params: Params, batch: Mapping[str, Array], time: Array, key: Array) -> Array:
+        networks = unflatten(abstract_networks(config.model, config.text), params)
+        x = to_float(batch["video"])
+        embedding = None if networks.text is None else networks.embed(batch["tokens"])
+
+        def denoise(z: Array, level: Level) -> Prediction:
+            return network_denoise(config, networks, z, level, embedding)
+
+        times = jnp.full(x.shape[0], time)
+        eps = jax.random.normal(key, x.shape)
+        weight = WEIGHTS[config.weighting]
+        return diffusion_loss(denoise, x, eps, config.schedule, weight, times)[0]
+
+    return jax.jit(evaluate)
