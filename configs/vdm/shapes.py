@@ -10,15 +10,15 @@ from jaxvid.data.shapes_source import ShapesData
 from jaxvid.data.tokens import WordTokenizer
 from jaxvid.models.text import TextConfig
 from jaxvid.models.unet import UNetConfig
-from jaxvid.systems.vdm.config import Sampling, Stage, VDMConfig
+from jaxvid.systems.vdm import VDM, Sampling, Stage
 from jaxvid.train.loop import LoopConfig
 from jaxvid.train.optimizer import OptimizerConfig
 
 
-def config() -> VDMConfig:
+def config() -> VDM:
     """The configuration."""
     tokenizer = WordTokenizer(vocabulary(), MAX_CAPTION_WORDS)
-    return VDMConfig(
+    return VDM(
         data=ShapesData(),
         model=UNetConfig(
             channels=96,

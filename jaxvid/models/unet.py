@@ -273,7 +273,11 @@ def _run(
         y = _maybe_remat(Block.__call__, config.remat)(block, x, embedding, segment, block_keys)
         return y, y
 
-    reverse = None if skips is None else skips[::-1]
-    return jax.lax.scan(
-        body, x, (blocks, jnp.arange(count), reverse), unroll=1 if config.scan else count
-    )
+    layers = blocks, jnp.arange(count), None if skips is None else skips[::-1]
+    if config.scan:
+        return jax.lax.scan(body, x, layers)
+    outputs = []
+    for index in range(count):
+        x, y = body(x, jax.tree.map(lambda leaf, i=index: leaf[i], layers))
+        outputs.append(y)
+    return x, jnp.stack(outputs)

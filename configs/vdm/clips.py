@@ -1,0 +1,41 @@
+"""A folder of captioned videos: 8 frames of 64x64, every second frame, on a laptop.
+
+    jaxvid train configs/vdm/clips.py --data.path FOLDER --run runs/clips
+
+The folder holds mp4, webm or gif files and `captions.json` ({name: caption}) or a `.txt` beside each. A quarter of the
+clips' frames is not held out: with a few clips the held-out loss is over windows of the clips named by `data.held_out`.
+Words are hashed, so any caption goes. Differs from `vdm/shapes` in data, tokenizer, size and patch.
+"""
+
+from dataclasses import replace
+
+from jaxvid.core.config import load_config
+from jaxvid.data.folder import FolderData
+from jaxvid.data.tokens import HashTokenizer
+from jaxvid.systems.vdm import VDM, Stage
+from jaxvid.train.loop import LoopConfig
+from jaxvid.train.optimizer import OptimizerConfig
+
+
+def config() -> VDM:
+    """The configuration."""
+    shapes: VDM = load_config("vdm/shapes")
+    tokenizer = HashTokenizer(buckets=4096, length=32)
+    assert shapes.text is not None
+    return replace(
+        shapes,
+        data=FolderData(path="data/clips", frames=8, height=64, width=64, stride=2, crop="center"),
+        model=replace(shapes.model, patch=8),
+        text=replace(shapes.text, vocabulary=tokenizer.size, length=32, positions=32),
+        tokenizer=tokenizer,
+        stages=(
+            Stage(
+                steps=2000,
+                batch=8,
+                images=0,
+                optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.99, warmup_steps=100),
+                ema=0.995,
+            ),
+        ),
+        loop=LoopConfig(log_every=50, save_every=250, sample_every=1000),
+    )

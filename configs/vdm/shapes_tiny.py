@@ -1,0 +1,33 @@
+"""The small sibling for ablations: 8 frames of 16x16, one object.
+
+Expected: converges within 10 minutes on two CPU cores (`jaxvid ablate experiments/joint_images.py` shows the curve).
+Differs from `vdm/shapes` in the data, the width of the network and one stage without an image model before it.
+"""
+
+from dataclasses import replace
+
+from jaxvid.core.config import load_config
+from jaxvid.data.shapes import SHAPES_TINY
+from jaxvid.data.shapes_source import ShapesData
+from jaxvid.systems.vdm import VDM, Stage
+from jaxvid.train.loop import LoopConfig
+from jaxvid.train.optimizer import OptimizerConfig
+
+
+def config() -> VDM:
+    """The configuration."""
+    shapes: VDM = load_config("vdm/shapes")
+    return replace(
+        shapes,
+        data=ShapesData(world=SHAPES_TINY),
+        model=replace(shapes.model, channels=64, head_dim=32, patch=2, multipliers=(1, 2)),
+        stages=(
+            Stage(
+                steps=4000,
+                batch=16,
+                optimizer=OptimizerConfig(learning_rate=8e-4, b2=0.99, warmup_steps=100),
+                ema=0.998,
+            ),
+        ),
+        loop=LoopConfig(log_every=50, save_every=500),
+    )

@@ -1,0 +1,82 @@
+"""What a training run shows while it goes: the held-out loss and a sheet of samples."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, UInt8
+
+from jaxvid.core.rng import named
+from jaxvid.core.run import RunDirectory
+from jaxvid.data.pipeline import PipelineConfig, batches
+from jaxvid.data.writing import contact_sheet, write_video
+from jaxvid.systems.vdm import sampling
+from jaxvid.systems.vdm.config import VDMConfig
+from jaxvid.systems.vdm.training import fixed_losses
+from jaxvid.train.phase import Report
+from jaxvid.train.state import Params, State, weights
+
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the held-out loss
+FPS = 8.0
+
+
+def to_uint8(video: Array) -> UInt8[np.ndarray, "b t h w c"]:
+    """Samples in [-1, 1] to bytes on the host."""
+    if not video.is_fully_addressable:
+        video = multihost_utils.process_allgather(video, tiled=True)
+    return np.asarray(np.round((np.asarray(video) + 1.0) * 127.5), np.uint8)
+
+
+def make_report(config: VDMConfig, count: int = 4) -> Report:
+    """Returns the phases' report: `samples/step_N_sheet.png` and `.mp4`s, and "heldout/*" in the metrics."""
+
+    def report(state: State, step: int, run: RunDirectory) -> None:
+        params = weights(state)
+        if config.heldout:
+            run.log(step, heldout_loss(config, params))
+        prompts = heldout_prompts(config, count)
+        video = sampling.sample(
+            config,
+            params,
+            named(jax.random.key(config.loop.seed), "report"),
+            prompts=prompts,
+            count=count,
+        )
+        if jax.process_index() == 0:
+            write_samples(run, step, to_uint8(video), prompts)
+
+    return report
+
+
+def heldout_prompts(config: VDMConfig, count: int) -> list[str]:
+    """Captions of the test split's first examples; none for data without captions."""
+    if config.text is None:
+        return []
+    source = config.data.source("test")
+    return [source[i % len(source)]["caption"] or "" for i in range(count)]
+
+
+def heldout_batch(config: VDMConfig) -> Mapping[str, np.ndarray]:
+    """`config.heldout` clips of the test split, the same at every call."""
+    settings = PipelineConfig(batch=config.heldout, shuffle=False, threads=config.threads)
+    with batches(config.data.source("test"), config.tokenizer, settings) as iterator:
+        return next(iterator)
+
+
+def heldout_loss(config: VDMConfig, params: Params) -> dict[str, float]:
+    """Mean loss over held-out clips at fixed times and noise, and its standard error over the clips."""
+    losses = fixed_losses(config, params, heldout_batch(config), np.asarray(TIMES, np.float32))
+    per_clip = losses.mean(axis=1)
+    error = per_clip.std(ddof=1) / len(per_clip) ** 0.5 if len(per_clip) > 1 else 0.0
+    return {"heldout/loss": float(per_clip.mean()), "heldout/standard_error": float(error)}
+
+
+def write_samples(
+    run: RunDirectory, step: int, videos: UInt8[np.ndarray, "b t h w c"], prompts: list[str]
+) -> None:
+    """Writes the sheet, one mp4 a clip, and the clips to TensorBoard."""
+    contact_sheet(videos, prompts or None, run.samples / f"step_{step:08d}_sheet.png")
+    for index, video in enumerate(videos):
+        write_video(run.samples / f"step_{step:08d}_{index}.mp4", video, FPS)
+    run.log_video(step, "samples", videos, FPS)
