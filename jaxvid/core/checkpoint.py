@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
@@ -192,7 +193,9 @@ class Checkpointer:
             path: leaf for path, leaf in (manifest["leaves"] | constants).items() if only(path)
         }
         abstract = {path: _abstract(leaf) for path, leaf in leaves.items()}
-        shardings = (place(manifest["meta"], abstract) if callable(place) else place) or {}
+        if callable(place):
+            place = place(manifest["meta"], abstract)
+        shardings: dict[str, Any] = dict(place or {})
         default = SingleDeviceSharding(jax.local_devices()[0])
         wanted = {
             path: jax.ShapeDtypeStruct(
@@ -343,7 +346,8 @@ def _read_arrays(folder: Path, wanted: Tree) -> Tree:
     arguments = ocp.checkpoint_utils.construct_restore_args(stored)
     # The handler itself, not a Checkpointer: the latter waits for all processes, for ever if one fails to read.
     return empty | _handler().restore(
-        folder, args=ocp.args.PyTreeRestore(stored, restore_args=arguments, partial_restore=True)
+        epath.Path(folder),
+        args=ocp.args.PyTreeRestore(stored, restore_args=arguments, partial_restore=True),
     )
 
 

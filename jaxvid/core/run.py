@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 from tensorboardX import SummaryWriter
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 import jaxvid
 from jaxvid.core.checkpoint import Checkpointer
@@ -149,7 +149,9 @@ class RunDirectory:
             encoded_image_string=gif.getvalue(),
         )
         summary = Summary(value=[Summary.Value(tag=name, image=image)])
-        self._writer(step).file_writer.add_summary(summary, step)
+        writer = self._writer(step).file_writer
+        assert writer is not None
+        writer.add_summary(summary, step)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that was cut off is left out."""

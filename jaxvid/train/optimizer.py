@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxvid.core.errors import UserError
 
@@ -42,7 +42,7 @@ class OptimizerConfig:
 
 
 def learning_rate(
-    config: OptimizerConfig, steps: int, updates: Int[Array, ""] | int
+    config: OptimizerConfig, steps: int, updates: Int[ArrayLike, ""]
 ) -> Float[Array, ""]:
     """The learning rate (float32) after `updates` updates, of `steps` in all."""
     n = jnp.asarray(updates, jnp.float32)

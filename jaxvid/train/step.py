@@ -13,7 +13,7 @@ random numbers whether the batch is taken at once, in parts, or spread over devi
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,19 +45,19 @@ def make_step(
     """
 
     def step(state: State, batch: Mapping[str, Any], key: Key[Array, ""]) -> tuple[State, Sums]:
-        trainable = state["trainable"]
+        trainable: Params = state["trainable"]
         gradient, sums = mean_gradient(
             loss, trainable, state["frozen"], batch, key, accumulate=accumulate
         )
         # Optax multiplies floats by integer counts, which strict promotion forbids.
         with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
             change, optimizer_state = optimizer.update(gradient, state["optimizer"], trainable)
-            trainable = optax.apply_updates(trainable, change)
+            trainable = cast(Params, optax.apply_updates(trainable, change))
         updates = state["extra"]["updates"] + 1
         average = state["ema"]
         if ema_decay is not None:
             average = update_average(average, trainable, ema_decay, updates)
-        sums["grad_norm"] = (optax.global_norm(gradient), jnp.ones(()))
+        sums["grad_norm"] = (optax.tree.norm(gradient), jnp.ones(()))
         return {
             "trainable": trainable,
             "frozen": state["frozen"],

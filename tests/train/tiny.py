@@ -48,18 +48,22 @@ class Counting:
 
 def params(key):
     """`frozen/...` is a feature map that training leaves alone."""
+
+    def uniform(name, *shape):  # compiles faster than a normal distribution
+        return jax.random.uniform(named(key, name), shape, minval=-1, maxval=1)
+
     return {
-        "features/kernel": jax.random.normal(named(key, "features"), (FEATURES, HIDDEN)),
-        "hidden/conv1/kernel": jax.random.normal(named(key, "hidden"), (HIDDEN, HIDDEN)) / 4,
+        "features/kernel": uniform("features", FEATURES, HIDDEN),
+        "hidden/conv1/kernel": uniform("hidden", HIDDEN, HIDDEN) / 2,
         "hidden/conv1/bias": jnp.zeros((HIDDEN,)),
-        "out/kernel": jax.random.normal(named(key, "out"), (HIDDEN, FEATURES)) / 4,
+        "out/kernel": uniform("out", HIDDEN, FEATURES) / 2,
     }
 
 
 def loss(params, batch, keys):
     """Denoises x: depends on every key, so on the position of every example."""
-    noise = jax.vmap(lambda key: jax.random.normal(key, (FEATURES,)))(keys)
-    h = jnp.tanh((batch["x"] + 0.1 * noise) @ params["features/kernel"])
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (FEATURES,)))(keys)
+    h = jnp.tanh((batch["x"] + 0.2 * noise) @ params["features/kernel"])
     h = jnp.tanh(h @ params["hidden/conv1/kernel"] + params["hidden/conv1/bias"])
     error = jnp.mean((h @ params["out/kernel"] - batch["x"]) ** 2, axis=-1)
     first = (batch["x"][:, 0] > 0).astype(jnp.float32)
