@@ -9,19 +9,14 @@ the video's rate divided by the wanted one (`fps`). Space: the frame is scaled b
 `height x width` (area average when it shrinks, bilinear when it grows), then cropped to it.
 """
 
-import hashlib
-import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from jaxvid.core.errors import UserError
-from jaxvid.data import media
 from jaxvid.data.media import MediaError
 
 Split = Literal["train", "test"]
@@ -122,6 +117,10 @@ class ClipView:
         if self.fps is not None and self.stride != 1:
             raise UserError(f"both stride {self.stride} and fps {self.fps} are given; choose one")
 
+    def view(self) -> "ClipView":
+        """These fields alone, without those of the data configuration that extends them."""
+        return ClipView(**{name: getattr(self, name) for name in ClipView.__dataclass_fields__})
+
     def positions(
         self,
         name: str,
@@ -177,135 +176,3 @@ class ClipView:
         if rng is not None and self.flip and rng.random() < 0.5:
             video = video[:, :, ::-1]
         return np.ascontiguousarray(video)
-
-
-class Clip(NamedTuple):
-    """A video file and what is known of it.
-
-    path: relative to the source's root. size: bytes, part of the content digest. start, end: seconds, if only a part
-    of the file belongs to the data set.
-    """
-
-    path: str
-    size: int
-    captions: tuple[str, ...] = ()
-    label: int | None = None
-    start: int | float | None = None
-    end: int | float | None = None
-
-
-class VideoFiles:
-    """A source over video files (or folders of frames) below one root.
-
-    cache_bytes: scaled clips are kept whole in memory until this much is used; nothing is evicted, because under a
-    shuffle over more data than fits, eviction would make every read a miss.
-    """
-
-    def __init__(
-        self,
-        root: str,
-        clips: Sequence[Clip],
-        view: ClipView,
-        class_names: Sequence[str] = (),
-        cache_bytes: int = 0,
-    ):
-        if not clips:
-            raise UserError(
-                f"{root}: no videos; expected files ending in {', '.join(media.VIDEO_SUFFIXES)}"
-            )
-        self.root = root
-        self.clips = list(clips)
-        self.view = view
-        self.class_names = tuple(class_names)
-        self.captioned = bool(clips[0].captions)
-        self.cache_bytes = cache_bytes
-        self._digest = ""
-        self._reset()
-
-    def _reset(self) -> None:
-        self._indices: dict[str, media.VideoIndex] = {}
-        self._cache: dict[str, np.ndarray] = {}
-        self._cached = 0
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        kept = {"_indices", "_cache", "_cached", "_lock"}  # each worker process keeps its own
-        return {name: value for name, value in self.__dict__.items() if name not in kept}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
-
-    @property
-    def frames(self) -> int:
-        """Frames a clip."""
-        return self.view.frames
-
-    @property
-    def classes(self) -> int:
-        """Number of classes, 0 without labels."""
-        return len(self.class_names)
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __repr__(self) -> str:
-        if not self._digest:
-            digest = hashlib.sha256(repr(self.view).encode())
-            for clip in self.clips:
-                digest.update(repr(tuple(clip)).encode())
-            self._digest = digest.hexdigest()[:16]
-        return f"VideoFiles({len(self.clips)} clips, {self._digest})"
-
-    def name(self, index: int) -> str:
-        """Path of the file."""
-        return str(Path(self.root) / self.clips[index].path)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.read(index, None)
-
-    def read(
-        self, index: int, rng: np.random.Generator | None, frames: int | None = None
-    ) -> Example:
-        """A random (or the fixed) window of the file, scaled, cropped, perhaps mirrored."""
-        clip, path = self.clips[index], self.name(index)
-        scan = self._index(path)
-        first, stop = _bounds(clip, scan.info)
-        count = self.view.frames if frames is None else frames
-        positions = self.view.positions(path, first, stop, scan.info.fps, count, rng)
-        video = self.view.cut(self._scaled(path, scan, positions), rng)
-        caption = None
-        if clip.captions:
-            caption = clip.captions[0 if rng is None else int(rng.integers(len(clip.captions)))]
-        return Example(video=video, caption=caption, label=clip.label)
-
-    def _index(self, path: str) -> media.VideoIndex:
-        scan = self._indices.get(path)
-        if scan is None:
-            scan = media.open_index(path)
-            if len(self._indices) < 10_000:  # about 2 KiB each
-                self._indices[path] = scan
-        return scan
-
-    def _scaled(self, path: str, scan: media.VideoIndex, positions: list[int]) -> np.ndarray:
-        """The frames at `positions`, covering size, from memory if the clip is or can be kept there."""
-        whole = self._cache.get(path)
-        if whole is None:
-            height, width = self.view.cover(scan.info.height, scan.info.width)
-            size = scan.info.frames * height * width * 3
-            if self._cached + size > self.cache_bytes:
-                return media.read_frames(path, positions, transform=self.view.resize, index=scan)
-            everything = range(scan.info.frames)
-            whole = media.read_frames(path, everything, transform=self.view.resize, index=scan)
-            with self._lock:
-                if path not in self._cache and self._cached + whole.nbytes <= self.cache_bytes:
-                    self._cache[path] = whole
-                    self._cached += whole.nbytes
-        return whole[positions]
-
-
-def _bounds(clip: Clip, info: media.VideoInfo) -> tuple[int, int]:
-    """Frames `[first, stop)` of the file that belong to the data set."""
-    first = 0 if clip.start is None else min(round(clip.start * info.fps), info.frames)
-    stop = info.frames if clip.end is None else min(round(clip.end * info.fps), info.frames)
-    return first, stop
