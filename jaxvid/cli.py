@@ -15,7 +15,13 @@ from jaxvid.core.errors import UserError
 
 DESCRIPTION = "Text-to-video diffusion with factorized space-time U-Nets."
 # Fields in which a resumed run may differ from how it began: how long, how often, where; never what is computed.
-MAY_DIFFER = ("loop.log_every", "loop.save_every", "loop.sample_every", "loop.keep", "loop.max_steps")
+MAY_DIFFER = (
+    "loop.log_every",
+    "loop.save_every",
+    "loop.sample_every",
+    "loop.keep",
+    "loop.max_steps",
+)
 MAY_DIFFER += ("mesh", "sampling", "threads", "heldout")
 
 
@@ -60,7 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
         "Make videos of eight sentences with the shipped model and say what an analyser sees in them.",
         "  jaxvid demo\n  jaxvid demo --out /tmp/demo --seed 1",
     )
-    sub.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for videos and the sheet")
+    sub.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for videos and the sheet"
+    )
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--steps", type=int, help="sampling steps (the model's own by default)")
 
@@ -75,7 +83,9 @@ def make_parser() -> argparse.ArgumentParser:
         overrides=True,
     )
     sub.add_argument("config", help="a preset such as vdm/shapes, or a Python file with config()")
-    sub.add_argument("--run", type=Path, dest="directory", help="run directory (default runs/CONFIG)")
+    sub.add_argument(
+        "--run", type=Path, dest="directory", help="run directory (default runs/CONFIG)"
+    )
     sub.add_argument("--options", action="store_true", help="list the configuration's options")
     sub.add_argument(
         "--distributed", action="store_true", help="one of several processes, as on a pod"
@@ -97,7 +107,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--count", type=int, default=1, help="videos, for a model without text")
     sub.add_argument("--frames", type=int, help="length; longer than the model's is made in blocks")
     sub.add_argument("--extend", type=Path, help="a video to go on from")
-    sub.add_argument("--method", choices=("reconstruction", "replacement"), default="reconstruction")
+    sub.add_argument(
+        "--method", choices=("reconstruction", "replacement"), default="reconstruction"
+    )
     sub.add_argument("--overlap", type=int, help="frames that blocks share (half a block)")
     sub.add_argument("--steps", type=int)
     sub.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is none")
@@ -142,7 +154,9 @@ def make_parser() -> argparse.ArgumentParser:
         "  jaxvid data prepare my_videos data/my_videos",
     )
     sub.add_argument("action", choices=("prepare",))
-    sub.add_argument("source", type=Path, help="a folder of videos with captions.json or .txt files")
+    sub.add_argument(
+        "source", type=Path, help="a folder of videos with captions.json or .txt files"
+    )
     sub.add_argument("out", type=Path)
     return parser
 

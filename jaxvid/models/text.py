@@ -80,3 +80,8 @@ class TextEncoder(nnx.Module):
             return layer(x, mask), None
 
         return jax.lax.scan(body, self.norm(x), self.layers)[0]
+
+
+def abstract_encoder(config: TextConfig) -> TextEncoder:
+    """The encoder's shapes, without values."""
+    return jax.eval_shape(lambda key: TextEncoder(config, key), jax.random.key(0))

@@ -8,7 +8,10 @@ from typing import Literal
 
 from jaxvid.core.errors import UserError
 from jaxvid.core.mesh import MeshConfig
+from jaxvid.data.folder import FolderData
+from jaxvid.data.layouts import BairData, Kinetics600Data, Ucf101Data
 from jaxvid.data.shapes_source import ShapesData
+from jaxvid.data.tfds import TfdsData
 from jaxvid.data.tokens import BertTokenizer, HashTokenizer, WordTokenizer
 from jaxvid.diffusion.schedule import Cosine, LinearTable, ScaledLinearTable, Sigmoid
 from jaxvid.models.text import TextConfig
@@ -16,7 +19,7 @@ from jaxvid.models.unet import UNetConfig
 from jaxvid.train.loop import LoopConfig
 from jaxvid.train.optimizer import OptimizerConfig
 
-Data = ShapesData
+Data = ShapesData | FolderData | TfdsData | Ucf101Data | BairData | Kinetics600Data
 Tokenizer = WordTokenizer | HashTokenizer | BertTokenizer
 Schedule = Cosine | Sigmoid | LinearTable | ScaledLinearTable
 
@@ -61,7 +64,6 @@ class Sampling:
 class VDMConfig:
     """A Video Diffusion Model and its training.
 
-    known_frames: how many leading frames of a clip are given at sampling (0: none), as in the prediction benchmarks.
     condition_drop: share of examples trained with a zero condition vector, for classifier-free guidance.
     text_weights: folder of the frozen text encoder; needed when `text.frozen`.
     heldout: clips of the test split whose loss, at fixed times and noise, is logged with the samples.
@@ -76,7 +78,6 @@ class VDMConfig:
     target: Literal["epsilon", "v", "x"] = "epsilon"
     weighting: Literal["epsilon", "v", "x", "min_snr", "edm"] = "epsilon"
     condition_drop: float = 0.1
-    known_frames: int = 0
     stages: tuple[Stage, ...] = (Stage(),)
     sampling: Sampling = field(default_factory=Sampling)
     compute: Literal["float32", "bfloat16"] = "float32"
@@ -100,7 +101,3 @@ class VDMConfig:
                 raise UserError(
                     f"level {level} has {channels} channels, not a multiple of model.head_dim {head}; change either"
                 )
-        if not 0 <= self.known_frames < self.data.frames:
-            raise UserError(
-                f"known_frames is {self.known_frames}; it must be within 0 and {self.data.frames - 1}"
-            )

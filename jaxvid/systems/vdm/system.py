@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Key
 from jaxvid.systems.vdm import sampling, training
 from jaxvid.systems.vdm.config import VDMConfig
 from jaxvid.systems.vdm.networks import Networks, abstract_networks
-from jaxvid.train.phase import Phase, Report
-from jaxvid.train.state import Params
+from jaxvid.systems.vdm.report import make_report
+from jaxvid.train.phase import Phase
+from jaxvid.train.state import Params, State
 from jaxvid.train.step import Sums
 
 
@@ -24,9 +25,13 @@ class VDM(VDMConfig):
         video = vdm.sample(params, jax.random.key(0), prompts=["a red circle moves right"])
     """
 
-    def phases(self, report: Report | None = None) -> list[Phase]:
-        """`training.phases`."""
-        return training.phases(self, report)
+    def phases(self, *, with_reports: bool = False) -> list[Phase]:
+        """`training.phases`; the reports are those of `report.make_report`."""
+        return training.phases(self, make_report(self) if with_reports else None)
+
+    def start(self) -> State | None:
+        """What the first phase begins with besides fresh parameters: the frozen text encoder's weights."""
+        return training.pretrained(self)
 
     def loss(
         self, params: Params, batch: Mapping[str, Array], keys: Key[Array, "b"]

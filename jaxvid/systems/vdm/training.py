@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvid.core.errors import UserError
 from jaxvid.core.mesh import make_mesh, process_shard
 from jaxvid.core.paths import flatten, unflatten
 from jaxvid.core.rng import named
@@ -22,6 +23,7 @@ from jaxvid.data.shapes_source import ShapesData
 from jaxvid.diffusion.loss import WEIGHTS, diffusion_loss
 from jaxvid.diffusion.parameterization import to_prediction
 from jaxvid.diffusion.types import Level, Prediction
+from jaxvid.models.bert import load_bert
 from jaxvid.nn.segments import to_frames
 from jaxvid.systems.vdm.config import Data, Stage, VDMConfig
 from jaxvid.systems.vdm.networks import Networks, abstract_networks
@@ -140,6 +142,19 @@ def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
         batches=partial(open_batches, config, stage),
         report=report,
     )
+
+
+def pretrained(config: VDMConfig) -> State | None:
+    """The frozen text encoder's weights as a state to start from; None where all is trained from scratch.
+
+    Raises UserError where the encoder is frozen and its weights are not given.
+    """
+    if config.text is None or not config.text.frozen:
+        return None
+    if config.text_weights is None:
+        raise UserError("text.frozen is True but text_weights is not given; name BERT's folder")
+    weights = load_bert(config.text_weights, config.text)
+    return {"trainable": {}, "frozen": {f"text/{path}": leaf for path, leaf in weights.items()}}
 
 
 def is_trainable(config: VDMConfig, path: str) -> bool:
