@@ -122,6 +122,7 @@ class Kinetics600Data(ClipView):
         folder = "train" if split == "train" else self.test_folder
         aliases = {"val": ("val", "validate", "validation")}.get(folder, (folder,))
         rows = self._rows(aliases)
+        names = self._class_names()
         present = [name for name in aliases if (Path(self.path) / name).is_dir()]
         root = _folder(self.path, present[0] if present else folder, "the class folders of a split")
         files = [_kinetics_file(file, rows) for file in list_clips(str(root))]
@@ -132,15 +133,22 @@ class Kinetics600Data(ClipView):
             raise UserError(
                 f"{root}: {odd} is in no class folder and not in the table; move it out"
             )
-        names = sorted(
-            {file.captions[0] for file in labelled} | {row[0] for row in rows.values() if row[0]}
-        )
         order = {name: i for i, name in enumerate(names)}
         files = [
             file._replace(label=order[file.captions[0]]) if file.captions else file
             for file in files
         ]
         return VideoFiles(str(root), files, self.view(), names, self.cache_mb << 20)
+
+    def _class_names(self) -> list[str]:
+        """The classes of all splits, so that a class which one split lacks shifts no label."""
+        names = set()
+        for aliases in (("train",), ("val", "validate", "validation"), ("test",)):
+            names |= {row[0] for row in self._rows(aliases).values() if row[0]}
+            folders = [Path(self.path) / alias for alias in aliases]
+            found = [part for folder in folders if folder.is_dir() for part in folder.iterdir()]
+            names |= {part.name.replace("_", " ") for part in found if part.is_dir()}
+        return sorted(names)
 
     def _rows(self, aliases: Sequence[str]) -> dict[str, tuple[str, float, float]]:
         """Video id to (class, start, end) from the split's table; empty without a table."""

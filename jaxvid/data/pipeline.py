@@ -61,6 +61,7 @@ class PipelineConfig:
     def __post_init__(self):
         for name, least in (
             ("batch", 1),
+            ("seed", 0),
             ("images", 0),
             ("threads", 1),
             ("workers", 0),
@@ -138,9 +139,10 @@ class RowReader:
         return Row(arrays, skipped, cut)
 
     def _rng(self, position: int, stream: int, slot: int = 0) -> np.random.Generator:
-        return np.random.Generator(
-            np.random.Philox(np.random.SeedSequence((self.config.seed, position, stream, slot)))
-        )
+        # A counter generator keyed by (seed, p); streams and slots are far apart in its counter.
+        key = np.array([self.config.seed, position], np.uint64)
+        counter = np.array([0, 0, slot, stream], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
     def _read(
         self, position: int, slot: int, example: int, frames: int | None

@@ -165,6 +165,7 @@ def test_kinetics_gives_random_windows_classes_and_the_seconds_that_count(kineti
 def test_kinetics_splits(kinetics):
     test = Kinetics600Data(path=str(kinetics), height=24, width=32).source("test")
     assert [file.path for file in test.files] == ["playing yo-yo/r_000001_000011.mp4"]
+    assert test[0]["label"] == 1  # as in training, although the split lacks the other class
     val = Kinetics600Data(path=str(kinetics), test_folder="val").source("test")
     assert [file.path for file in val.files] == ["archery/q_000001_000011.mp4"]
     (kinetics / "train.csv").write_text("label,id\na,b\n")
