@@ -19,7 +19,7 @@ def config() -> VDM:
     small: VDM = load_config("vdm/text_small")
     return replace(
         small,
-        data=replace(small.data, strides=(1, 4)),
+        data=replace(small.data, skips=(1, 4)),
         model=replace(small.model, channels=256),
         stages=(replace(small.stages[0], steps=700_000),),
     )

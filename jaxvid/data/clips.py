@@ -107,7 +107,10 @@ class ClipSource:
         scan = self._scan(index, name, item.media)
         first, stop = _bounds(item, scan.info)
         count = self.view.frames if frames is None else frames
-        positions = self.view.positions(name, first, stop, scan.info.fps, count, rng)
+        rate, skips = 0, self.view.skips
+        if rng is not None and count > 1 and len(skips) > 1:
+            rate = int(rng.integers(len(skips)))
+        positions = self.view.positions(name, first, stop, scan.info.fps, count, rng, skips[rate])
         if pixels is not None:
             scaled = np.stack([self.view.resize(pixels[i]) for i in positions])
         else:
@@ -116,7 +119,10 @@ class ClipSource:
         caption = None
         if item.captions:
             caption = item.captions[0 if rng is None else int(rng.integers(len(item.captions)))]
-        return Example(video=video, caption=caption, label=item.label)
+        example = Example(video=video, caption=caption, label=item.label)
+        if len(skips) > 1:
+            example["rate"] = rate
+        return example
 
     def _scan(self, index: int, name: str, stored: Media | np.ndarray) -> VideoIndex:
         scan = self._scans.get(index)

@@ -134,6 +134,8 @@ class RowReader:
             arrays["tokens"] = np.stack([self.tokenizer.encode(text) for text in captions])
             lengths = (len(self.tokenizer.identifiers(text)) for text in captions)
             cut = sum(length > self.tokenizer.length for length in lengths)
+        if "rate" in clip:
+            arrays["rate"] = np.asarray([example.get("rate", 0) for example in examples], np.int32)
         if self.source.classes:
             arrays["label"] = np.asarray([example["label"] for example in examples], np.int32)
         return Row(arrays, skipped, cut)
@@ -316,6 +318,7 @@ def batches(
       segment int32 [b, t + N]            0 for the clip's frames, 1..N for the images
       tokens  int32 [b, 1 + N, n]         captions of clip and images, 0 is padding; absent without text
       label   int32 [b, 1 + N]            classes; absent without classes
+      rate    int32 [b, 1 + N]            which frame skip; absent where the source has one, 0 for the images
       index   int64 [b]                   position in the global order
     `iterator.get_state()` / `set_state(state)` resume exactly. `iterator.counts` tells what was skipped or cut.
     Close the iterator (or use it in a `with`) when it has workers.

@@ -24,7 +24,10 @@ class ShapesSource:
     captioned = True
     classes = 0
 
-    def __init__(self, world: ShapesConfig, frames: int, first: int = 0):
+    def __init__(
+        self, world: ShapesConfig, frames: int, first: int = 0, skips: tuple[int, ...] = (1,)
+    ):
+        self.skips = skips
         self.world = world
         self.frames = frames
         self.first = first
@@ -51,8 +54,15 @@ class ShapesSource:
         scene = sample_scene(self.world, number)
         variant = number if rng is None else int(rng.integers(_VARIANTS))
         start = 0 if rng is None or count > 1 else int(rng.integers(self.world.frames))
-        video = render(scene, count, *self.world.height_width, start)
-        return Example(video=video, caption=caption(scene, variant, count == 1), label=None)
+        rate = 0
+        if rng is not None and count > 1 and len(self.skips) > 1:
+            rate = int(rng.integers(len(self.skips)))
+        skip = self.skips[rate]
+        video = render(scene, (count - 1) * skip + 1, *self.world.height_width, start)[::skip]
+        example = Example(video=video, caption=caption(scene, variant, count == 1), label=None)
+        if len(self.skips) > 1:
+            example["rate"] = rate
+        return example
 
 
 @dataclass(frozen=True)
@@ -60,12 +70,14 @@ class ShapesData:
     """Clips of the procedural world; no files.
 
     world: what is drawn. length: frames a clip where it differs from the world's own; 1 gives single images.
+    skips: frame skips, of which a training clip takes one at random.
     Splits: "train"; "test", other scenes of the same kind; "heldout", scenes of (shape, colour, motion) triples that
     the others never show.
     """
 
     world: ShapesConfig = field(default_factory=ShapesConfig)
     length: int | None = None
+    skips: tuple[int, ...] = (1,)
 
     def __post_init__(self):
         if self.length is not None and self.length < 1:
@@ -89,5 +101,7 @@ class ShapesData:
     def source(self, split: Literal["train", "test", "heldout"] = "train") -> ShapesSource:
         """Opens a split."""
         if split == "heldout":
-            return ShapesSource(dataclasses.replace(self.world, split="heldout"), self.frames)
-        return ShapesSource(self.world, self.frames, 0 if split == "train" else SCENES)
+            world = dataclasses.replace(self.world, split="heldout")
+            return ShapesSource(world, self.frames, 0, self.skips)
+        first = 0 if split == "train" else SCENES
+        return ShapesSource(self.world, self.frames, first, self.skips)

@@ -10,7 +10,7 @@ the video's rate divided by the wanted one (`fps`). Space: the frame is scaled b
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict, runtime_checkable
+from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,11 +23,15 @@ Split = Literal["train", "test"]
 
 
 class Example(TypedDict):
-    """One clip: uint8 `[t, h, w, 3]`, its caption and class if the data have them."""
+    """One clip: uint8 `[t, h, w, 3]`, its caption and class if the data have them.
+
+    rate: which of the source's frame skips the clip was taken with, where there are several.
+    """
 
     video: np.ndarray
     caption: str | None
     label: int | None
+    rate: NotRequired[int]
 
 
 @runtime_checkable
@@ -96,7 +100,8 @@ class ClipView:
     """Which frames and which part of them make a clip; the data configurations extend it.
 
     frames, height, width: size of the clip. stride: source frames a step. fps: frames a second instead of a stride.
-    crop: where in the covering frame a training clip lies (the fixed view is central). flip: mirror half of the
+    skips: factors of the step, of which a training clip takes one at random and the fixed view the first; a model that is
+    told which (`Example["rate"]`) makes clips of several frame rates. crop: where in the covering frame a training clip lies (the fixed view is central). flip: mirror half of the
     training clips left to right.
     """
 
@@ -105,6 +110,7 @@ class ClipView:
     width: int = 64
     stride: int = 1
     fps: int | float | None = None
+    skips: tuple[int, ...] = (1,)
     crop: Literal["center", "random"] = "center"
     flip: bool = False
 
@@ -114,6 +120,8 @@ class ClipView:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise UserError(f"fps is {self.fps}; it must be above 0")
+        if not self.skips or min(self.skips) < 1 or len(set(self.skips)) != len(self.skips):
+            raise UserError(f"skips are {self.skips}; give different whole numbers of 1 or more")
         if self.fps is not None and self.stride != 1:
             raise UserError(f"both stride {self.stride} and fps {self.fps} are given; choose one")
 
@@ -129,6 +137,7 @@ class ClipView:
         fps: int | float,
         frames: int,
         rng: np.random.Generator | None,
+        skip: int = 1,
     ) -> list[int]:
         """Source frames of a clip within `[first, stop)` of a video of rate `fps`; the start is random by `rng`."""
         step = float(self.stride)
@@ -140,6 +149,7 @@ class ClipView:
                 raise MediaError(
                     f"{name}: {fps:g} frames a second, {self.fps:g} are asked; lower fps or take it out"
                 )
+        step *= skip
         offsets = [round(k * step) for k in range(frames)]
         room = stop - first - offsets[-1]
         if room < 1:

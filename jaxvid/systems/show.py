@@ -17,5 +17,8 @@ def show(
     except ImportError:
         raise UserError('show needs mediapy: pip install "jaxvid[notebook]"') from None
     titles = list(captions) or [""] * len(videos)
-    clips = {f"{index} {title}": clip for index, (title, clip) in enumerate(zip(titles, to_uint8(videos), strict=True))}
+    clips = {
+        f"{index} {title}": clip
+        for index, (title, clip) in enumerate(zip(titles, to_uint8(videos), strict=True))
+    }
     mediapy.show_videos(clips, fps=FPS, height=side, codec="gif")

@@ -4,8 +4,10 @@ Axes: s segments (the clip, then each appended image), n tokens, e condition emb
 """
 
 import math
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
@@ -13,12 +15,16 @@ from jaxvid.core.rng import named
 from jaxvid.models.text import TextConfig, TextEncoder
 from jaxvid.models.unet import UNet, UNetConfig
 from jaxvid.nn.attention import AttentionPooling
+from jaxvid.systems.vdm.config import VDMConfig
 
 
 class Networks(nnx.Module):
-    """U-Net, text encoder and attention pooling. Parameter paths begin with "unet", "text" and "pool"."""
+    """U-Net, text encoder, attention pooling, and a vector for each frame rate where there are several.
 
-    def __init__(self, model: UNetConfig, text: TextConfig | None, key: Key[Array, ""]):
+    Parameter paths begin with "unet", "text", "pool" and "rates".
+    """
+
+    def __init__(self, model: UNetConfig, text: TextConfig | None, rates: int, key: Key[Array, ""]):
         self.unet = UNet(model, named(key, "unet"))
         self.text = None if text is None else TextEncoder(text, named(key, "text"))
         self.pool = (
@@ -29,6 +35,9 @@ class Networks(nnx.Module):
             )
         )
 
+        # Zero at first, so that a model of one rate learns a second one from where it is.
+        self.rates = nnx.Param(jnp.zeros((rates, model.embedding_width))) if rates > 1 else None
+
     def embed(self, tokens: Int[Array, "b s n"]) -> Float[Array, "b s e"]:
         """Pools each caption to one vector (VDM, section 4.3)."""
         if self.text is None or self.pool is None:
@@ -38,9 +47,14 @@ class Networks(nnx.Module):
         return self.pool(words, tokens != 0)
 
 
-def abstract_networks(model: UNetConfig, text: TextConfig | None) -> Networks:
+def make_networks(config: VDMConfig, key: Key[Array, ""]) -> Networks:
+    """The networks of a configuration, freshly initialised."""
+    return Networks(config.model, config.text, len(config.data.skips), key)
+
+
+def abstract_networks(config: VDMConfig) -> Networks:
     """The networks' shapes without values, for planning and as the template of `paths.unflatten`."""
-    return jax.eval_shape(lambda key: Networks(model, text, key), jax.random.key(0))
+    return jax.eval_shape(partial(make_networks, config), jax.random.key(0))
 
 
 def parameter_count(networks: Networks) -> int:

@@ -59,6 +59,8 @@ def abstract_batch(
         "video": (pixels, jnp.uint8, "b t h w c"),
         "segment": ((batch, total), jnp.int32, "b t"),
     }
+    if len(config.data.skips) > 1:
+        shapes["rate"] = ((batch, 1 + images), jnp.int32, "b s")
     if config.tokenizer is not None:
         shapes["tokens"] = ((batch, 1 + images, config.tokenizer.length), jnp.int32, "b s n")
     return {
@@ -71,7 +73,7 @@ def sample_program(name: str, overrides: Sequence[str], devices: Sequence[Any]) 
     """A whole sampling run of one clip a data-parallel device, with guidance if the model has text."""
     config = load(name, overrides)
     mesh = make_mesh(config.mesh, devices)
-    params = flatten(abstract_networks(config.model, config.text))
+    params = flatten(abstract_networks(config))
     if mesh is not None:
         params = with_sharding(params, parameter_sharding(mesh, params))
     count = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
@@ -87,6 +89,7 @@ def sample_program(name: str, overrides: Sequence[str], devices: Sequence[Any]) 
             "embedding": embedding,
             "guidance": jnp.float32(settings.guidance),
             "percentile": jnp.float32(settings.percentile),
+            "rate": jnp.int32(0),
         }
         denoise = sampling.make_denoise(config, settings.threshold, plan, args)
         return driver.scan(sampling.make_sampler(settings), denoise, z, jnp.asarray(levels), key)

@@ -68,10 +68,14 @@ def make_sampler(sampling: Sampling) -> samplers.Sampler:
 
 def make_denoise(config: VDMConfig, threshold: str, plan: Plan, args: dict[str, Any]) -> Denoise:
     """The denoiser of one sampling run: text guidance, then observations, then the threshold."""
-    networks = unflatten(abstract_networks(config.model, config.text), args["params"])
+    networks = unflatten(abstract_networks(config), args["params"])
+    width = config.model.embedding_width
 
     def conditional(z: Array, level: Level, embedding: Array | None) -> Prediction:
         per_frame = None if embedding is None else embedding[:, None]
+        if networks.rates is not None:
+            rate = jnp.broadcast_to(networks.rates[...][args["rate"]], (len(z), 1, width))
+            per_frame = rate if per_frame is None else per_frame + rate
         return network_denoise(config, networks, z, level, per_frame)
 
     embedding = args["embedding"]
@@ -128,7 +132,7 @@ def _program(config: VDMConfig, sampler: samplers.Sampler, threshold: str, plan:
 @lru_cache(maxsize=4)
 def _embedder(config: VDMConfig) -> Callable[[Params, Array], Array]:
     def embed(params: Params, tokens: Array) -> Array:
-        networks = unflatten(abstract_networks(config.model, config.text), params)
+        networks = unflatten(abstract_networks(config), params)
         return networks.embed(tokens[:, None])[:, 0]
 
     return jax.jit(embed)
@@ -162,6 +166,7 @@ def sample(
     known: Known | None = None,
     low: Known | None = None,
     method: Method = "reconstruction",
+    skip: int | None = None,
     progress: Progress | None = None,
 ) -> Float[Array, "b t h w c"]:
     """Draws clips.
@@ -173,6 +178,7 @@ def sample(
         temporal attention takes any length, so both may differ from training, with what quality one must see.
       known: given frames, by `method`; the result has them exactly.
       low: frames given at low resolution.
+      skip: the frame skip to sample at, one of the data's `skips`; the first if None.
     """
     settings = sampling or config.sampling
     height, width = size or (config.data.height, config.data.width)
@@ -196,12 +202,21 @@ def sample(
         "reconstruction": jnp.float32(settings.reconstruction),
         "known": known,
         "low": low,
+        "rate": jnp.int32(_rate(config, skip)),
     }
     run = _program(config, make_sampler(settings), settings.threshold, plan)
     levels = grid.uniform(config.schedule, settings.steps)
     z = jax.random.normal(named(key, "start"), shape)
     video = run(args, z, levels, named(key, "steps"), progress=progress)
     return jnp.clip(video, -1.0, 1.0)
+
+
+def _rate(config: VDMConfig, skip: int | None) -> int:
+    if skip is None:
+        return 0
+    if skip not in config.data.skips:
+        raise UserError(f"skip is {skip}; this model was trained at skips {config.data.skips}")
+    return config.data.skips.index(skip)
 
 
 def _check_size(config: VDMConfig, frames: int | None, height: int, width: int) -> None:

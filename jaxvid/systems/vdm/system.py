@@ -41,7 +41,7 @@ class VDM(VDMConfig):
 
     def networks(self) -> Networks:
         """The networks' shapes, without values."""
-        return abstract_networks(self.model, self.text)
+        return abstract_networks(self)
 
     def sample(
         self, params: Params, key: Key[Array, ""], prompts: Sequence[str] = (), **options: Any

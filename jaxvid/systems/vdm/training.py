@@ -26,7 +26,7 @@ from jaxvid.diffusion.types import Level, Prediction
 from jaxvid.models.bert import load_bert
 from jaxvid.nn.segments import to_frames
 from jaxvid.systems.vdm.config import Data, Stage, VDMConfig
-from jaxvid.systems.vdm.networks import Networks, abstract_networks
+from jaxvid.systems.vdm.networks import Networks, abstract_networks, make_networks
 from jaxvid.train.optimizer import make_optimizer
 from jaxvid.train.phase import Phase, Report
 from jaxvid.train.state import Params, State, carry, make_state, weights
@@ -63,9 +63,10 @@ def loss(
 
     Every segment has its own noise level and its own chance to lose its caption.
     """
-    networks = unflatten(abstract_networks(config.model, config.text), params)
+    networks = unflatten(abstract_networks(config), params)
     x, segment = to_float(batch["video"]), batch["segment"]
-    segments = batch["tokens"].shape[1] if "tokens" in batch else x.shape[1]
+    per_segment = batch.get("tokens", batch.get("rate", segment))
+    segments = per_segment.shape[1]
 
     def draw(key: Key[Array, ""]) -> tuple[Array, Array, Array]:
         times = jax.random.uniform(named(key, "time"), (segments,))
@@ -75,8 +76,10 @@ def loss(
     times, keep, eps = jax.vmap(draw)(keys)
     embedding = None
     if networks.text is not None:
-        captions = networks.embed(batch["tokens"]) * keep[..., None].astype(jnp.float32)
-        embedding = to_frames(captions, segment)
+        embedding = networks.embed(batch["tokens"]) * keep[..., None].astype(jnp.float32)
+    embedding = with_rate(networks, embedding, batch)
+    if embedding is not None:
+        embedding = to_frames(embedding, segment)
     dropping = jax.vmap(lambda key: named(key, "dropout"))(keys) if config.model.dropout else None
 
     def denoise(z: Array, level: Level) -> Prediction:
@@ -88,6 +91,16 @@ def loss(
         denoise, x, eps, config.schedule, WEIGHTS[config.weighting], times, segment=segment
     )
     return per_example, bucket_sums(detail.logsnr, detail.per_frame)
+
+
+def with_rate(
+    networks: Networks, embedding: Float[Array, "b s e"] | None, batch: Mapping[str, Array]
+) -> Float[Array, "b s e"] | None:
+    """Adds the vector of each segment's frame rate, where the model knows several."""
+    if networks.rates is None:
+        return embedding
+    rate = networks.rates[...][batch["rate"]]
+    return rate if embedding is None else embedding + rate
 
 
 def bucket_sums(logsnr: Float[Array, "b t"], per_frame: Float[Array, "b t"]) -> Sums:
@@ -128,7 +141,7 @@ def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
     optimizer = make_optimizer(stage.optimizer, stage.steps)
 
     def init(previous: State | None, key: Key[Array, ""]) -> State:
-        fresh = flatten(Networks(config.model, config.text, key))
+        fresh = flatten(make_networks(config, key))
         params = fresh if previous is None else carry(weights(previous), fresh)
         return make_state(params, optimizer, trainable=partial(is_trainable, config))
 
@@ -181,9 +194,10 @@ def fixed_losses(
 @lru_cache(maxsize=2)
 def _fixed_loss(config: VDMConfig) -> Callable[..., Array]:
     def evaluate(params: Params, batch: Mapping[str, Array], time: Array, key: Array) -> Array:
-        networks = unflatten(abstract_networks(config.model, config.text), params)
+        networks = unflatten(abstract_networks(config), params)
         x = to_float(batch["video"])
         embedding = None if networks.text is None else networks.embed(batch["tokens"])
+        embedding = with_rate(networks, embedding, batch)
 
         def denoise(z: Array, level: Level) -> Prediction:
             return network_denoise(config, networks, z, level, embedding)
