@@ -26,7 +26,7 @@ from jaxvid.core.errors import UserError
 from jaxvid.core.rng import named
 from jaxvid.diffusion.process import at_least_float32
 from jaxvid.diffusion.samplers import Sampler, State, Transition, level_of
-from jaxvid.diffusion.types import Denoise, Hook
+from jaxvid.diffusion.types import Denoise, Hook, Level, Prediction
 
 CAPACITY = 1024  # steps that a padded grid holds; longer runs double it, at one recompile each
 Progress = Callable[[int, int, Array], None]  # (steps done, steps in all, latest estimate of x)
@@ -67,7 +67,11 @@ def _advance(
     state: State,
     transition: Transition,
 ) -> State:
-    state = sampler.step(denoise, state, transition, hook)
+    def in_working_precision(z: Array, level: Level) -> Prediction:
+        prediction = denoise(z, level)
+        return prediction._replace(x=prediction.x.astype(z.dtype))
+
+    state = sampler.step(in_working_precision, state, transition, hook)
     if hook is None:
         return state
     level = level_of(state.z, transition.next_logsnr, transition)

@@ -56,6 +56,10 @@ def _position(level: Level) -> tuple[Array, Array]:
 
 
 def _interleave(branches: Sequence[Any]) -> Any:
+    if any(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(branches)):
+        raise ValueError(
+            "a condition has no batch axis: give [b, ...], or evaluate with together=False"
+        )
     # Branches of one example stay adjacent, so a batch sharded over devices needs no communication.
     return jax.tree.map(
         lambda *leaves: jnp.stack(leaves, axis=1).reshape((-1, *leaves[0].shape[1:])), *branches

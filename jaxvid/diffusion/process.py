@@ -19,10 +19,10 @@ to: [], [b] or [b, t] against [b, t, ...]. `expand` is the only place where the 
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Num, Shaped
 
 
-def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def at_least_float32(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns `x` in float32, or as it is if it is float64."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
@@ -109,6 +109,7 @@ def interpolated_deviation(
     """
     logsnr_t, logsnr_s = at_least_float32(logsnr_t), at_least_float32(logsnr_s)
     clean = jnp.isposinf(logsnr_s)
+    gamma = at_least_float32(jnp.asarray(gamma))
     finite_s = jnp.where(clean, logsnr_t + 1.0, logsnr_s)  # gamma = 1 would give 0 * inf below
     lower, upper = jax.nn.log_sigmoid(-finite_s), jax.nn.log_sigmoid(-logsnr_t)
     gap = jnp.log(-jnp.expm1(logsnr_t - finite_s))

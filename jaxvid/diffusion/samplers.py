@@ -225,6 +225,8 @@ def heun() -> Sampler:
 
     y = z / alpha with noise level u = sigma / alpha follows dy/du = (y - x)/u. With r = u_s / u_t:
     y' = r y + (1 - r) x,  y_s = y + ((r - 1)(y - x) + (1 - 1/r)(y' - x')) / 2, and y_s = y' = x at the clean end.
+    Made for `grid.karras`: a step over many log-SNRs, as the first of a uniform cosine grid from -20, weights the second
+    slope by 1/r and overshoots.
     """
 
     def step(denoise: Denoise, state: State, transition: Transition, hook: Hook | None) -> State:
