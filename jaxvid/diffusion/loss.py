@@ -48,6 +48,15 @@ def min_snr_weight(gamma: float = 5.0) -> LogWeight:
     return lambda logsnr: jnp.minimum(logsnr, log_gamma)
 
 
+def clipped_snr_weight(low: float = 1.0, high: float = 5.0) -> LogWeight:
+    """Log w of SNR clipped on both sides: the floor of Salimans & Ho 2022 (section 4), the cap of Hang et al. 2023.
+
+    For networks that predict x: neither pure noise nor nearly clean data take over the loss.
+    """
+    log_low, log_high = math.log(low), math.log(high)
+    return lambda logsnr: jnp.clip(logsnr, log_low, log_high)
+
+
 def edm_weight(sigma_data: float = 0.5) -> LogWeight:
     """Log w of EDM: w = 1 / sigma_data^2 + SNR (Karras et al. 2022, Table 1)."""
     log_inverse = -2.0 * math.log(sigma_data)
@@ -59,6 +68,7 @@ WEIGHTS: Mapping[str, LogWeight] = {
     "v": v_weight,
     "x": x_weight,
     "min_snr": min_snr_weight(),
+    "clipped_snr": clipped_snr_weight(),
     "edm": edm_weight(),
 }
 

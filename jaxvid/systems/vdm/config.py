@@ -76,7 +76,7 @@ class VDMConfig:
     text_weights: str | None = None
     schedule: Schedule = field(default_factory=Cosine)
     target: Literal["epsilon", "v", "x"] = "epsilon"
-    weighting: Literal["epsilon", "v", "x", "min_snr", "edm"] = "epsilon"
+    weighting: Literal["epsilon", "v", "x", "min_snr", "clipped_snr", "edm"] = "epsilon"
     condition_drop: float = 0.1
     stages: tuple[Stage, ...] = (Stage(),)
     sampling: Sampling = field(default_factory=Sampling)
