@@ -169,9 +169,9 @@ def _centre(weight: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _measure(alpha: np.ndarray) -> tuple[_Moments, np.ndarray]:
-    """Moments of alpha about its own centre on the torus, and alpha without what lies far from it."""
+    """Moments of alpha about its own centre on the torus, and which pixels near it they are taken from."""
     _, height, width = alpha.shape
-    weight = alpha
+    weight, within = alpha, np.ones_like(alpha, bool)
     x, y = _centre(alpha, 2), _centre(alpha, 1)
     for reach in (3.0, 2.0, 1.8):  # the farthest corner of any shape is at 1.56 sqrt(area / pi)
         dx, dy = _offsets(x, y, height, width)
@@ -191,7 +191,7 @@ def _measure(alpha: np.ndarray) -> tuple[_Moments, np.ndarray]:
         "square": np.angle(-fourth) / 4,  # corners on the diagonals
     }
     angles["circle"] = angles["ring"] = np.zeros_like(x)
-    return _Moments(x, y, area, angles), weight
+    return _Moments(x, y, area, angles), within
 
 
 def _offsets(
@@ -238,7 +238,8 @@ def _sharpness(alpha: np.ndarray) -> float:
 def _read_object(colour: str, alpha: np.ndarray, must_fit: float) -> ObjectReading:
     """Shape, motion and size of the object whose coverage is alpha."""
     solid = _stretched(alpha)
-    m, body = _measure(solid)
+    m, within = _measure(solid)
+    body = np.where(within, solid, np.float32(0))
     overlaps = _template_overlaps(body, m)
     whole = body.sum((1, 2)) > MIN_BODY * solid.sum((1, 2))
     good = whole & (overlaps.max(0) > MIN_IOU)
@@ -251,7 +252,8 @@ def _read_object(colour: str, alpha: np.ndarray, must_fit: float) -> ObjectReadi
     fold = FOLD.get(shape, 0)
     height, width = alpha.shape[1:]
     side = min(height, width)
-    radius = np.sqrt(m.area / AREA.get(shape, math.pi))[good] / side
+    area = np.where(within, alpha, np.float32(0)).sum((1, 2))  # uncut: exact under slow growth
+    radius = np.sqrt(area / AREA.get(shape, math.pi))[good] / side
     track = Track(
         time=np.flatnonzero(good).astype(np.float64),
         x=_unwrap(m.x[good], width) / side,
@@ -284,15 +286,16 @@ def agrees(reading: Reading, parsed: Sequence[dict[str, str | None]]) -> dict[st
         [
             [[_says(item, said, name) for name in names] for item in reading.objects]
             for said in parsed
-        ]
+        ],
+        dtype=bool,
     ).reshape(len(parsed), len(reading.objects), len(names))
     rows, columns = linear_sum_assignment(right.sum(-1), maximize=True)
     missing = len(reading.objects) < len(parsed)
-    each = right[rows, columns].all(0) & (not missing)
+    each = np.logical_and.reduce(right[rows, columns], axis=0).tolist()
     wanted = parsed[0]["background"] if parsed else None
     return {
         "count": len(reading.objects) == len(parsed),
-        **{name: bool(ok) for name, ok in zip(names, each, strict=True)},
+        **{name: ok and not missing for name, ok in zip(names, each, strict=True)},
         "background": wanted is None or wanted == reading.background,
     }
 
