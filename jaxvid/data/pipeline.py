@@ -218,20 +218,24 @@ class BatchIterator:
         self._process = process_index
         self._rows = config.batch // process_count
         self._position = 0
-        self._named: set[str] = set()
+        self._named: dict[str, None] = {}
         self._rows_iterator: Any = None
 
     def __iter__(self) -> "BatchIterator":
         return self
 
     def __next__(self) -> Batch:
-        if self._rows_iterator is None:
-            self._rows_iterator = self._open(self._position)
-        rows = next(self._rows_iterator)
-        for row in rows:
-            if isinstance(row, UserError):
-                raise row
-            self._count(row)
+        try:
+            if self._rows_iterator is None:
+                self._rows_iterator = self._open(self._position)
+            rows = next(self._rows_iterator)
+            for row in rows:
+                if isinstance(row, UserError):
+                    raise row
+                self._count(row)
+        except BaseException:
+            self.close()  # what was read ahead is void: another call starts from this batch again
+            raise
         self._position += self.config.batch
         return {name: np.stack([row.arrays[name] for row in rows]) for name in rows[0].arrays}
 
@@ -258,13 +262,13 @@ class BatchIterator:
         self.counts = Counts(delivered + 1, skipped + len(row.skipped), cut + row.cut_captions)
         for message in row.skipped:
             if message not in self._named:
-                self._named.add(message)
+                self._named[message] = None
                 logging.warning("skipped %s", message)
         tried = self.counts.examples + self.counts.skipped
         if tried > 50 and self.counts.skipped > self.config.damaged_share * tried:
             raise UserError(
                 f"{self.counts.skipped} of the first {tried} examples were damaged, more than the allowed share of "
-                f"{self.config.damaged_share:g}; repair the data (last: {next(reversed(list(self._named)), '')})"
+                f"{self.config.damaged_share:g}; repair the data (the last one: {next(reversed(self._named), '')})"
             )
 
     def get_state(self) -> State:

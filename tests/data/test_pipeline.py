@@ -217,6 +217,22 @@ def test_only_damaged_examples_stop_at_once(size):
         take(source, PipelineConfig(batch=2), 1)
 
 
+def test_after_an_error_the_iterator_stands_where_it_stood():
+    source = Numbered(40, damaged=(7,))
+    config = PipelineConfig(batch=4, shuffle=False, damaged_share=1.0)
+    whole = take(source, config, 5)
+    with batches(source, TOKENIZER, config) as iterator:
+        next(iterator)
+        state, source.damaged = iterator.get_state(), frozenset(range(40))
+        iterator.close()
+        for _ in range(2):
+            with pytest.raises(UserError, match="none of 40"):
+                next(iterator)
+        assert iterator.get_state() == state
+        source.damaged = frozenset((7,))
+        assert_equal(next(iterator), whole[1])
+
+
 def test_one_good_example_among_few_is_found():
     rows = take(Numbered(4, damaged=(0, 1, 3)), PipelineConfig(batch=4, damaged_share=1.0), 3)
     assert {int(i) for batch in rows for i in examples_of(batch).ravel()} == {2}
@@ -260,6 +276,40 @@ def test_bad_settings_are_user_errors():
         batches(Numbered(1), TOKENIZER, PipelineConfig(batch=4, images=1))
     with pytest.raises(UserError, match="lower the batch"):
         batches(Numbered(3), TOKENIZER, PipelineConfig(batch=4, epochs=1))
+
+
+def test_shapes_source_gives_clips_stills_and_disjoint_splits():
+    data = ShapesData()
+    source = data.source()
+    assert (data.frames, data.height, data.width, source.classes) == (16, 32, 32, 0)
+    clip, again = source.read(5, np.random.default_rng(1)), source.read(5, np.random.default_rng(1))
+    assert clip["caption"] == again["caption"]
+    np.testing.assert_array_equal(clip["video"], again["video"])
+    frames = {frame.tobytes(): i for i, frame in enumerate(clip["video"])}
+    stills = [source.read(5, np.random.default_rng(seed), 1) for seed in range(60)]
+    assert len({frames[still["video"][0].tobytes()] for still in stills}) > 10
+    motions = (
+        "mov",
+        "slid",
+        "drift",
+        "spin",
+        "turn",
+        "rotat",
+        "orbit",
+        "loop",
+        "bounc",
+        "hop",
+        "get",
+        "grow",
+        "shrink",
+    )
+    assert any(word in clip["caption"] for word in motions)
+    assert not any(word in still["caption"] for still in stills for word in motions)
+    test, heldout = data.source("test"), data.source("heldout")
+    assert len({repr(part) for part in (source, test, heldout, ShapesData(length=4).source())}) == 4
+    assert (test[0]["video"] != source[0]["video"]).any()
+    assert ShapesData(length=40).source()[5]["video"].shape == (40, 32, 32, 3)
+    np.testing.assert_array_equal(ShapesData(length=40).source()[5]["video"][:16], clip["video"])
 
 
 def test_worker_processes_give_the_same_batches():
