@@ -1,18 +1,19 @@
 """A two-layer regression whose run takes a second, with data whose position is one integer."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvid.core.errors import UserError
 from jaxvid.core.mesh import MeshConfig, make_mesh, process_shard
 from jaxvid.core.paths import flatten
 from jaxvid.core.rng import named
 from jaxvid.core.run import RunDirectory
-from jaxvid.train.loop import LoopConfig, fit
+from jaxvid.train.loop import InterruptedRunError, LoopConfig, fit
 from jaxvid.train.optimizer import OptimizerConfig, make_optimizer
 from jaxvid.train.phase import Phase
 from jaxvid.train.state import carry, make_state, weights
@@ -113,16 +114,24 @@ def train(path, config=TinyConfig(), report=None, **data):
     return {name: np.asarray(leaf) for name, leaf in flatten(state).items()}
 
 
-if __name__ == "__main__":
-    from jaxvid.core.errors import UserError
-    from jaxvid.train.loop import InterruptedRunError
+LONG = TinyConfig(steps=(7, 6), loop=LoopConfig(log_every=4, save_every=2, keep=2))
 
-    print("started", flush=True)
+
+def main(path, *process):
+    """Trains LONG in `path` and saves the last state; with (number, port) as one of two processes on a mesh."""
+    config = LONG
+    if process:
+        number, port = map(int, process)
+        jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=number)
+        config = replace(LONG, mesh=MeshConfig(data=2))
     try:
-        end = train(Path(sys.argv[1]), watch=lambda position: print(position, flush=True))
-    except InterruptedRunError as error:
+        end = train(path, config, watch=lambda position: print(position, flush=True))
+    except (InterruptedRunError, UserError) as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))
+    if jax.process_index() == 0:
+        np.savez(Path(path) / "final.npz", **end)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
