@@ -151,13 +151,18 @@ def make_parser() -> argparse.ArgumentParser:
         "data",
         data,
         "Make an ArrayRecord data set of a folder of videos.",
-        "  jaxvid data prepare my_videos data/my_videos",
+        "  jaxvid data prepare my_videos data --name my_videos\n"
+        "  jaxvid train my_config.py --data.name data/my_videos",
     )
     sub.add_argument("action", choices=("prepare",))
     sub.add_argument(
         "source", type=Path, help="a folder of videos with captions.json or .txt files"
     )
     sub.add_argument("out", type=Path)
+    sub.add_argument("--name", default="clips", help="of the data set (default clips)")
+    sub.add_argument(
+        "--held-out", type=float, default=0, help='share or number of clips for the split "test"'
+    )
     return parser
 
 
@@ -253,7 +258,17 @@ def data(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     """`jaxvid data prepare`."""
     from jaxvid.data.prepare import prepare
 
-    prepare(arguments.source, arguments.out)
+    held_out = arguments.held_out
+    made = prepare(
+        arguments.source,
+        arguments.out,
+        name=arguments.name,
+        held_out=int(held_out) if held_out >= 1 else held_out,
+    )
+    for fault in made.skipped:
+        print(f"skipped {fault}", file=sys.stderr)
+    clips = ", ".join(f"{count} clips for {split}" for split, count in made.clips.items())
+    print(f"{made.folder}: {clips}; {len(made.skipped)} skipped")
     return 0
 
 
