@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxvid.core.errors import UserError
 
@@ -41,9 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError instead of printing the usage."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = argparse.ArgumentParser(prog="jaxvid", description=DESCRIPTION)
+    parser = OneLineParser(prog="jaxvid", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
@@ -134,6 +142,24 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", type=Path, help="also write the scores here")
 
     sub = command(
+        "ablate",
+        ablate,
+        "Run an experiment's arms with several seeds and say whether the claim reproduces; the same command goes on.",
+        "  jaxvid ablate experiments/joint_images.py --dry-run\n"
+        "  jaxvid ablate experiments/joint_images.py --seeds 3 --run runs/ablations\n"
+        "  jaxvid ablate experiments/joint_images.py --run runs/longer --stages.0.steps 20000",
+        overrides=True,
+    )
+    sub.add_argument("experiment", type=Path, help="a Python file; see jaxvid/evaluate/ablate.py")
+    sub.add_argument("--seeds", type=int, default=3)
+    sub.add_argument(
+        "--run", type=Path, dest="directory", default=Path("runs/ablations"), help="run directory"
+    )
+    sub.add_argument(
+        "--dry-run", action="store_true", help="list arms, counted FLOPs and cost; write nothing"
+    )
+
+    sub = command(
         "plan",
         plan,
         "Compile a configuration's real program for a machine that is not here: does it fit?",
@@ -192,6 +218,8 @@ def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     mesh = make_mesh(system.mesh)
     for stage in system.stages:
         check_batch(mesh, stage.batch)
+    # All that can be wrong is found before the run directory is made.
+    system.check()
     phases, start = system.phases(with_reports=True), system.start()
     may_differ = (*MAY_DIFFER, *(f"stages.{i}.steps" for i in range(len(system.stages))))
     run = RunDirectory.open(directory, system, may_differ)
@@ -239,6 +267,30 @@ def evaluate(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     print(table(scores))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(scores, indent=1) + "\n")
+    return 0
+
+
+def ablate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """`jaxvid ablate`."""
+    from jaxvid.evaluate.ablate import load_experiment
+    from jaxvid.evaluate.ablate_report import ablate, preview, table
+    from jaxvid.train.loop import InterruptedRunError, NonFiniteError
+
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds is {arguments.seeds}; it must be 1 or more")
+    cache_compilations()
+    experiment = load_experiment(arguments.experiment, rest)
+    if arguments.dry_run:
+        print(preview(experiment, arguments.seeds))
+        return 0
+    try:
+        print(table(ablate(experiment, arguments.directory, arguments.seeds)))
+    except InterruptedRunError as stopped:
+        print(f"jaxvid: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except NonFiniteError as broken:
+        print(f"jaxvid: {broken}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 from jaxvid.systems.vdm import sampling, training
 from jaxvid.systems.vdm.config import VDMConfig
 from jaxvid.systems.vdm.networks import Networks, abstract_networks
-from jaxvid.systems.vdm.report import make_report
+from jaxvid.systems.vdm.report import heldout_batch, make_report
 from jaxvid.train.phase import Phase
 from jaxvid.train.state import Params, State
 from jaxvid.train.step import Sums
@@ -28,6 +28,12 @@ class VDM(VDMConfig):
     def phases(self, *, with_reports: bool = False) -> list[Phase]:
         """`training.phases`; the reports are those of `report.make_report`."""
         return training.phases(self, make_report(self) if with_reports else None)
+
+    def check(self) -> None:
+        """Raises UserError if the data cannot be opened: before a run directory is made."""
+        self.data.source("train")
+        if self.heldout:
+            heldout_batch(self)
 
     def start(self) -> State | None:
         """What the first phase begins with besides fresh parameters: the frozen text encoder's weights."""
