@@ -86,13 +86,14 @@ class RunDirectory:
                 raise UserError(
                     f"{path} holds the run of another config: {listed}; choose another --run or undo these changes"
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or _holds_anything(path)):
             raise UserError(f"{path} exists and is not a run; choose an empty or new --run")
         run = cls(path, config)
         if run._writes:
             try:
-                run.samples.mkdir(parents=True, exist_ok=True)
+                path.mkdir(parents=True, exist_ok=True)
                 _write(stored, json.dumps(to_json(config), indent=2))
+                run.samples.mkdir(exist_ok=True)
                 run._append_versions()
             except OSError as error:
                 raise UserError(
@@ -190,8 +191,11 @@ class RunDirectory:
         return self._events
 
     def _append_versions(self) -> None:
-        path = self.path / "versions.json"
-        starts = json.loads(path.read_text()) if path.exists() else []
+        path, starts = self.path / "versions.json", []
+        with contextlib.suppress(
+            FileNotFoundError, ValueError
+        ):  # a damaged history must not stop a run
+            starts = json.loads(path.read_text())
         _write(path, json.dumps([*starts, versions()], indent=2))
 
 
@@ -226,6 +230,11 @@ def _commit() -> str | None:
         return commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _holds_anything(path: Path) -> bool:
+    """Whether `path` holds more than a start that was killed while it wrote its first file."""
+    return any(entry.name != "config.json.tmp" for entry in path.iterdir())
 
 
 def _plain(value: Any) -> Any:

@@ -212,7 +212,10 @@ def log(session: Session, at: Position, meter: Meter, feed: Feed, progress: Prog
     """Writes a line of metrics and reports errors of checkpoints that were being written."""
     values = meter.take(feed.examples, feed.seconds)
     session.run.log(at.step, {"phase": session.phases[at.index].name, **values})
-    progress.report(values)
+    shown = {name: value for name, value in values.items() if name.endswith("loss")}
+    if "examples_per_second" in values:
+        shown["examples/s"] = values["examples_per_second"]
+    progress.report(shown)
     session.checkpoints.check()
 
 

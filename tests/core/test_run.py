@@ -57,6 +57,14 @@ def test_another_config_is_refused_in_one_line_before_anything_is_written(tmp_pa
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_a_start_that_was_killed_at_once_is_no_obstacle(tmp_path):
+    (tmp_path / "config.json.tmp").write_text("{")
+    assert RunDirectory.open(tmp_path, Config()).config == Config()
+    (tmp_path / "versions.json").write_text("[")
+    RunDirectory.open(tmp_path, Config())
+    assert len(json.loads((tmp_path / "versions.json").read_text())) == 1
+
+
 def test_allowed_differences_are_saved(tmp_path):
     RunDirectory.open(tmp_path, Config())
     other = replace(Config(), {"loop.log_every": 7, "mesh": MeshConfig(tensor=2)})
