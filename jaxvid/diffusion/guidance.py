@@ -106,7 +106,7 @@ def guided(
             estimate = at_least_float32(prediction.x)
             x = x.astype(estimate.dtype) + expand(_value(branch.coefficient, level), z) * estimate
         if rescale is not None:
-            x = _rescaled(x, predictions[0].x, rescale)
+            x = _rescaled(x, at_least_float32(predictions[0].x), rescale)
         return Prediction(x, predictions[0].log_variance)
 
     return denoiser

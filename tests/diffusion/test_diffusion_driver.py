@@ -82,14 +82,12 @@ def test_a_sweep_over_everything_compiles_once(sampler):
     compiled = len(traces)
     assert compiled <= 2  # the loop body may be traced twice for one compile
     elsewhere = [grid.karras(9), np.linspace(-4, 4, 20), grid.uniform_logsnr(-5.0, 5.0, 30)]
-    keys = [jax.random.key(1)]  # what these lines compile for themselves is not the program's
     with Compiles() as compiles:
         results = [call(7, levels) for levels in elsewhere]
         results += [
             call(5, scale=s, phi=p, fraction=f) for s, p, f in ((9.0, 0.5, 0.99), (1.0, 1.0, 0.5))
         ]
         results += [call(5, constant=4, low=0.5, start=0.3), call(5, chunk=2), call(5, key=1)]
-    assert keys
     assert len(traces) == compiled
     assert compiles.count <= 3, (
         compiles.count
@@ -100,8 +98,9 @@ def test_a_sweep_over_everything_compiles_once(sampler):
     assert np.abs(results[7] - first).max() > 1e-4
 
 
-@every
-def test_scan_and_program_agree_however_the_run_is_divided(sampler):
+@pytest.mark.parametrize("name", ["ancestral", "predictor-corrector", "dpm-solver++ 2m"])
+def test_scan_and_program_agree_however_the_run_is_divided(name):
+    sampler = SAMPLERS[name]
     levels = grid.uniform(Cosine(), 6)
     run = driver.program(sampler, lambda _: PLANE.denoise)
     whole = run((), Z, levels, KEY)
@@ -158,6 +157,24 @@ def test_hooks_see_every_level_and_their_result_stands(scanned):
     assert (got[:, 0] == 5.0).all()
 
 
+def test_the_corrector_evaluates_what_the_hook_left():
+    seen = []
+
+    def denoise(z, level):
+        jax.debug.callback(lambda first: seen.append(np.asarray(first)), z[:, 0], ordered=True)
+        return Prediction(0.5 * z)
+
+    levels = jnp.asarray([-2.0, 0.0, 1.0, jnp.inf])
+    hook = reconstruction.replacement(jnp.full(Z.shape, 5.0), jnp.asarray([[True, False]] * 3))
+    sampler = samplers.predictor_corrector(1.0, 0.1)
+    driver.scan(sampler, denoise, Z, levels + 20.0, KEY, hook=hook)
+    jax.effects_barrier()
+    assert len(seen) == 5
+    np.testing.assert_allclose(
+        seen, 5.0, atol=0.01
+    )  # at log-SNR 18 and up the known parts are clean
+
+
 def test_sample_compiles_once_for_one_denoiser():
     traces = []
 
@@ -183,16 +200,15 @@ def test_keys_decide_and_steps_have_their_own():
     run = driver.program(samplers.ancestral(), lambda _: PLANE.denoise)
     assert (run((), Z, levels, KEY) == run((), Z, levels, KEY)).all()
     assert np.abs(run((), Z, levels, jax.random.key(9)) - run((), Z, levels, KEY)).max() > 1e-3
-    noise = []
-    still = lambda z, level: Prediction(0.0 * z)  # noqa: E731
-    values = np.array([0.0, 1.0, 2.0])
-    for count in (2, 3):
-        noise.append(
-            driver.scan(
-                samplers.ancestral(), still, 0.0 * Z, jnp.asarray(values[:count], jnp.float32), KEY
-            )
-        )
-    assert np.abs(noise[1] - noise[0]).max() > 0.1
+
+    # with x = 0 one step is a multiple of its noise; the second step's must not be the first's again
+    def still(z, level):
+        return Prediction(0.0 * z)
+
+    levels = jnp.asarray([0.0, 1.0, 2.0])
+    sampler = samplers.ancestral(1.0)
+    one, two = (driver.scan(sampler, still, 0.0 * Z, levels[:n], KEY) for n in (2, 3))
+    assert np.std(np.asarray(two) / np.asarray(one)) > 0.1
 
 
 def test_a_batch_sharded_over_devices_stays_so_and_gives_the_same():
@@ -217,13 +233,15 @@ def test_a_batch_sharded_over_devices_stays_so_and_gives_the_same():
     np.testing.assert_allclose(spread, alone, rtol=1e-6, atol=1e-6)
 
 
-@every
-def test_a_denoiser_in_half_precision_is_sampled_in_float32(sampler):
+@pytest.mark.parametrize("name", ["predictor-corrector", "ddim eta"])
+def test_a_denoiser_in_half_precision_is_sampled_in_float32(name):
     def half(z, level):
         x = PLANE.denoise(z, level).x.astype(jnp.bfloat16)
         return Prediction(x, jnp.full(x.shape, 0.5, jnp.bfloat16))
 
-    got = driver.program(sampler, lambda _: half)((), Z.astype(jnp.bfloat16), grid.karras(5), KEY)
+    got = driver.program(SAMPLERS[name], lambda _: half)(
+        (), Z.astype(jnp.bfloat16), grid.karras(5), KEY
+    )
     assert got.dtype == jnp.float32
     assert np.isfinite(got).all()
 
