@@ -45,10 +45,9 @@ class UNetConfig:
     `channels` times `multipliers[i]` is level i's width; `blocks` residual blocks run in each half of a level.
     `attention_levels` are the levels (0 is the finest) with spatial and temporal attention. `temporal_attention=False`
     leaves the image model. `convolution="pseudo3d"` puts Make-A-Video's temporal convolution after each spatial one.
-    `remat` recomputes each block in the backward pass;
-    `scan=False` unrolls the blocks: a CPU runs convolutions inside a loop on slow paths (17 times slower where measured,
-    see `docs/factorized.md`), an accelerator only compiles longer. `patch` is the side of the pixel squares folded into channels before the stem (1: the paper). `max_distance` clips
-    Shaw's relative positions.
+    `remat` recomputes each block in the backward pass. `scan=False` unrolls the blocks: a larger program that a CPU
+    runs about a third faster (docs/factorized.md). `patch` is the side of the pixel squares folded into channels before
+    the stem (1: the paper). `max_distance` clips Shaw's relative positions.
     """
 
     channels: int = 128
