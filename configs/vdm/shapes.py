@@ -31,6 +31,8 @@ def config() -> VDM:
             embedding_layers=2,
             max_distance=15,
             patch=4,
+            modulation="scale_shift",
+            groups=8,
             scan=False,
         ),
         text=TextConfig(
@@ -49,20 +51,20 @@ def config() -> VDM:
         stages=(
             Stage(
                 "images",
-                steps=1000,
-                batch=64,
+                steps=5000,
+                batch=16,
                 frames=1,
-                optimizer=OptimizerConfig(learning_rate=8e-4, b2=0.99, warmup_steps=100),
-                ema=0.995,
+                optimizer=OptimizerConfig(learning_rate=1e-3, b2=0.99, warmup_steps=100),
+                ema=0.998,
             ),
             Stage(
                 "clips",
-                steps=30_000,
-                batch=16,
+                steps=60_000,
+                batch=4,
                 optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.99, warmup_steps=100),
-                ema=0.999,
+                ema=0.9995,
             ),
         ),
         sampling=Sampling(sampler="dpm++", steps=24, guidance=2.0),
-        loop=LoopConfig(log_every=25, save_every=100),
+        loop=LoopConfig(log_every=50, save_every=250),
     )

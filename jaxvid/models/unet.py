@@ -45,6 +45,8 @@ class UNetConfig:
     `channels` times `multipliers[i]` is level i's width; `blocks` residual blocks run in each half of a level.
     `attention_levels` are the levels (0 is the finest) with spatial and temporal attention. `temporal_attention=False`
     leaves the image model. `convolution="pseudo3d"` puts Make-A-Video's temporal convolution after each spatial one.
+    `modulation` says how the condition enters a residual block: added before the second norm (the paper), or as scale and
+    shift after it (Dhariwal & Nichol 2021). `groups` are those of the group norms.
     `remat` recomputes each block in the backward pass. `scan=False` unrolls the blocks: a larger program that a CPU
     runs about a third faster (docs/factorized.md). `patch` is the side of the pixel squares folded into channels before
     the stem (1: the paper). `max_distance` clips Shaw's relative positions.
@@ -59,6 +61,8 @@ class UNetConfig:
     embedding_layers: int = 4
     temporal_attention: bool = True
     convolution: Literal["spatial", "pseudo3d"] = "spatial"
+    modulation: Literal["add", "scale_shift"] = "add"
+    groups: int = 32
     max_distance: int = 16
     dropout: float = 0.0
     patch: int = 1
@@ -69,14 +73,17 @@ class UNetConfig:
 
 
 class ResidualBlock(nnx.Module):
-    """Wide-ResNet block: norm, SiLU, convolution, twice; the condition is added between them (VDM, section 3)."""
+    """Wide-ResNet block: norm, SiLU, convolution, twice; the condition enters between them (VDM, section 3)."""
 
     def __init__(self, inputs: int, outputs: int, config: UNetConfig, key: Key[Array, ""]):
         self.rate = config.dropout
-        self.norm1 = GroupNorm(inputs)
+        self.scales = config.modulation == "scale_shift"
+        self.norm1 = GroupNorm(inputs, groups=config.groups)
         self.conv1 = _convolution(config)(inputs, outputs, named(key, "conv1"))
-        self.condition = Linear(config.embedding_width, outputs, named(key, "condition"))
-        self.norm2 = GroupNorm(outputs)
+        self.condition = Linear(
+            config.embedding_width, outputs * (1 + self.scales), named(key, "condition")
+        )
+        self.norm2 = GroupNorm(outputs, groups=config.groups)
         self.conv2 = _convolution(config)(outputs, outputs, named(key, "conv2"), init=zeros)
         self.skip = None if inputs == outputs else Linear(inputs, outputs, named(key, "skip"))
 
@@ -88,8 +95,13 @@ class ResidualBlock(nnx.Module):
         keys: Key[Array, "b"] | None,
     ) -> Float[Array, "b t h w d"]:
         h = _convolve(self.conv1, jax.nn.silu(self.norm1(x)), segment)
-        h = h + self.condition(jax.nn.silu(embedding))[:, :, None, None, :]
-        h = dropout(jax.nn.silu(self.norm2(h)), self.rate, keys)
+        condition = self.condition(jax.nn.silu(embedding))[:, :, None, None, :]
+        if self.scales:
+            scale, shift = jnp.split(condition, 2, axis=-1)
+            h = self.norm2(h) * (1.0 + scale) + shift
+        else:
+            h = self.norm2(h + condition)
+        h = dropout(jax.nn.silu(h), self.rate, keys)
         h = _convolve(self.conv2, h, segment)
         return (x if self.skip is None else self.skip(x)) + h
 
@@ -102,11 +114,16 @@ class Block(nnx.Module):
     ):
         head_dim = min(config.head_dim, outputs)
         self.residual = ResidualBlock(inputs, outputs, config, named(key, "residual"))
+        groups = config.groups
         self.spatial = (
-            SpatialAttention(outputs, head_dim, named(key, "spatial")) if attend else None
+            SpatialAttention(outputs, head_dim, named(key, "spatial"), groups=groups)
+            if attend
+            else None
         )
         self.temporal = (
-            TemporalAttention(outputs, head_dim, config.max_distance, named(key, "temporal"))
+            TemporalAttention(
+                outputs, head_dim, config.max_distance, named(key, "temporal"), groups=groups
+            )
             if attend and config.temporal_attention
             else None
         )
@@ -161,7 +178,7 @@ class UNet(nnx.Module):
         self.grow = nnx.List(
             [Upsample(widths[i + 1], widths[i], named(key, "grow", i)) for i in levels[:-1]]
         )
-        self.norm = GroupNorm(widths[0])
+        self.norm = GroupNorm(widths[0], groups=config.groups)
         self.head = SpatialConv(
             widths[0], pixels * config.output_channels, named(key, "head"), init=zeros
         )

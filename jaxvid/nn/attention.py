@@ -96,8 +96,8 @@ class MultiHeadAttention(nnx.Module):
 class SpatialAttention(nnx.Module):
     """Full attention over the pixels of each frame, with residual."""
 
-    def __init__(self, channels: int, head_dim: int, key: Key[Array, ""]):
-        self.norm = GroupNorm(channels)
+    def __init__(self, channels: int, head_dim: int, key: Key[Array, ""], *, groups: int = 32):
+        self.norm = GroupNorm(channels, groups=groups)
         self.attention = MultiHeadAttention(channels, head_dim, named(key, "attention"))
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
@@ -111,8 +111,16 @@ class SpatialAttention(nnx.Module):
 class TemporalAttention(nnx.Module):
     """Attention over the frames of each pixel with Shaw relative positions, with residual."""
 
-    def __init__(self, channels: int, head_dim: int, max_distance: int, key: Key[Array, ""]):
-        self.norm = GroupNorm(channels)
+    def __init__(
+        self,
+        channels: int,
+        head_dim: int,
+        max_distance: int,
+        key: Key[Array, ""],
+        *,
+        groups: int = 32,
+    ):
+        self.norm = GroupNorm(channels, groups=groups)
         self.attention = MultiHeadAttention(channels, head_dim, named(key, "attention"))
         self.positions = RelativePositions(head_dim, max_distance, named(key, "positions"))
 
