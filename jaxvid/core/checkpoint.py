@@ -315,7 +315,7 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
     # every shape and device, which takes longer than writing a small array.
     arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LARGE_SLICE)
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
 
 
 def _describe(tree: Tree) -> dict[str, Any]:
