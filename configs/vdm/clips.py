@@ -2,9 +2,9 @@
 
     jaxvid train configs/vdm/clips.py --data.path FOLDER --run runs/clips
 
-The folder holds mp4, webm or gif files and `captions.json` ({name: caption}) or a `.txt` beside each. A quarter of the
-clips' frames is not held out: with a few clips the held-out loss is over windows of the clips named by `data.held_out`.
-Words are hashed, so any caption goes. Differs from `vdm/shapes` in data, tokenizer, size and patch.
+The folder holds mp4, webm or gif files and `captions.json` ({name: caption}) or a `.txt` beside each. One clip is held out
+of training; the held-out loss is over random windows of it. Words are hashed, so any caption goes. Differs from
+`vdm/shapes` in data, tokenizer, size, patch and stages.
 """
 
 from dataclasses import replace
@@ -24,7 +24,9 @@ def config() -> VDM:
     assert shapes.text is not None
     return replace(
         shapes,
-        data=FolderData(path="data/clips", frames=8, height=64, width=64, stride=2, crop="center"),
+        data=FolderData(
+            path="data/clips", frames=8, height=64, width=64, stride=2, crop="center", held_out=1
+        ),
         model=replace(shapes.model, patch=8),
         text=replace(shapes.text, vocabulary=tokenizer.size, length=32, positions=32),
         tokenizer=tokenizer,

@@ -12,7 +12,14 @@ def config() -> VDM:
     tiny: VDM = load_config("vdm/shapes_tiny")
     return replace(
         tiny,
-        model=replace(tiny.model, channels=16, head_dim=16, embedding_width=32),
+        model=replace(
+            tiny.model,
+            channels=16,
+            multipliers=(1,),
+            attention_levels=(0,),
+            head_dim=16,
+            embedding_width=32,
+        ),
         stages=(replace(tiny.stages[0], steps=20, batch=8, images=2),),
         sampling=replace(tiny.sampling, steps=4),
         heldout=8,
