@@ -51,20 +51,20 @@ def config() -> VDM:
         stages=(
             Stage(
                 "images",
-                steps=5000,
-                batch=16,
+                steps=1500,
+                batch=64,
                 frames=1,
-                optimizer=OptimizerConfig(learning_rate=1e-3, b2=0.99, warmup_steps=100),
-                ema=0.998,
+                optimizer=OptimizerConfig(learning_rate=8e-4, b2=0.99, warmup_steps=100),
+                ema=0.995,
             ),
             Stage(
                 "clips",
                 steps=60_000,
-                batch=4,
-                optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.99, warmup_steps=100),
+                batch=8,
+                optimizer=OptimizerConfig(learning_rate=4e-4, b2=0.99, warmup_steps=100),
                 ema=0.9995,
             ),
         ),
         sampling=Sampling(sampler="dpm++", steps=24, guidance=2.0),
-        loop=LoopConfig(log_every=50, save_every=250),
+        loop=LoopConfig(log_every=25, save_every=100),
     )
