@@ -67,7 +67,11 @@ def fit(
     checkpointer, stopping = run.checkpointer(config.keep), StopRequest()
     with closing(run), checkpointer as checkpoints, stopping as stop, active(mesh):
         session = Session(run, phases, config, mesh, checkpoints, stop)
-        at = resume(session, start) or begin_phase(session, 0, 0, start)
+        at = resume(session, start)
+        if at is None:
+            # Reports begin with one of the untrained state, to compare the later ones with.
+            fresh = begin_phase(session, 0, 0, start)
+            at = replace(fresh, report_due=bool(config.sample_every))
         while True:
             at = run_phase(session, at)
             finished = at.phase_step >= phases[at.index].steps

@@ -28,7 +28,7 @@ class LoopConfig:
     """Intervals are in steps, counted from the beginning of the run.
 
     log_every: a line of metrics. save_every: a checkpoint (also after each phase and when stopped). keep: checkpoints.
-    sample_every: the phases' reports (also after each phase); 0 reports after the phases only.
+    sample_every: the phases' reports (also before the first step and after each phase); 0 reports after the phases only.
     max_steps: leave after this step of the run, saved; a later start goes on from there.
     """
 
@@ -130,6 +130,7 @@ def resume(session: Session, start: State | None) -> Position | None:
 
     restored = session.checkpoints.restore(place)
     if restored is None:
+        session.run.rewind(-1)  # what a run logged that was killed before its first checkpoint
         return None
     meta = restored.meta
     session.run.rewind(restored.step)

@@ -35,6 +35,8 @@ def make_report(config: VDMConfig, count: int = 4) -> Report:
         params = weights(state)
         if config.heldout:
             run.log(step, heldout_loss(config, params))
+        if step == 0:
+            return
         prompts = heldout_prompts(config, count)
         video = sampling.sample(
             config,
