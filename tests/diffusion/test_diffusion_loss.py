@@ -62,6 +62,7 @@ def test_weights_are_the_published_ones():
         "v": 1 + snr,
         "x": np.ones_like(snr),
         "min_snr": np.minimum(snr, 5.0),
+        "clipped_snr": np.clip(snr, 1.0, 5.0),
         "edm": (1 / snr + 0.25) / (0.25 / snr),  # (sigma^2 + sigma_data^2) / (sigma sigma_data)^2
     }
     assert expected.keys() == loss.WEIGHTS.keys()
