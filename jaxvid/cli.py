@@ -299,7 +299,7 @@ def plan(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxvid.plan import plan_in_subprocess
 
     program = f"jaxvid.systems.vdm.programs:{arguments.program}_program"
-    result = plan_in_subprocess(program, arguments.config, rest, arguments.topology)
+    result = plan_in_subprocess(program, arguments.config, arguments.topology, rest)
     print(result.table())
     if arguments.json is not None:
         arguments.json.write_text(result.to_json())
