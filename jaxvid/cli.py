@@ -6,6 +6,7 @@ saved; numbers that broke with 1.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -328,7 +329,7 @@ def cache_compilations() -> None:
     """Keeps compiled programs between processes, unless the user has chosen a place for them."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path.home() / ".cache" / "jaxvid" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 

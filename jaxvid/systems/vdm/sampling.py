@@ -246,7 +246,7 @@ def complete(
     params: Params,
     key: Key[Array, ""],
     canvas: Float[Array, "b t h w c"],
-    known: Bool[Array, "t"],
+    known: Bool[np.ndarray, "t"],
     *,
     overlap: int,
     prompts: Sequence[str] = (),
@@ -264,7 +264,7 @@ def complete(
     """
     b, t, h, w, _ = canvas.shape
     window = min(window or config.data.frames, t)
-    known = np.asarray(known).copy()
+    known = known.copy()
     starts = windows(t, window, overlap)
     for index, start in enumerate(starts):
         span = slice(start, start + window)
