@@ -18,7 +18,7 @@ device runs on every mesh, and `explain` lists what stayed whole. Everything her
 import contextlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -204,6 +204,11 @@ def explain(mesh: Mesh | None, tree: Any) -> list[str]:
 # Batches and activations
 
 
+def _axes(mesh: Any, name: str) -> tuple[str, ...]:
+    """The axes of more than one device that a named dimension is split over."""
+    return tuple(axis for axis in DIMENSIONS.get(name, ()) if mesh.shape.get(axis, 1) > 1)
+
+
 def _spec(mesh: Any, layout: str, shape: tuple[int, ...] | None = None) -> PartitionSpec:
     """The spec of named dimensions; with `shape`, dimensions that do not divide stay whole."""
     names = layout.split()
@@ -213,7 +218,7 @@ def _spec(mesh: Any, layout: str, shape: tuple[int, ...] | None = None) -> Parti
         )
     spec: list[tuple[str, ...] | None] = []
     for position, name in enumerate(names):
-        axes = tuple(axis for axis in DIMENSIONS.get(name, ()) if mesh.shape.get(axis, 1) > 1)
+        axes = _axes(mesh, name)
         ways = math.prod(mesh.shape[axis] for axis in axes)
         divides = shape is None or shape[position] % ways == 0
         spec.append(axes if axes and divides else None)
@@ -289,3 +294,32 @@ def constrain(x: jax.Array, layout: str) -> jax.Array:
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         return x
     return jax.lax.with_sharding_constraint(x, _spec(mesh, layout, x.shape))
+
+
+def per_frame(fn: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array) -> jax.Array:
+    """`fn(x, *whole)` for a function that treats every frame of `x[b, t, ...]` on its own.
+
+    Folding frames into the batch, `(b t)`, has no layout where both are split and a device holds several examples: the
+    compiler would gather all frames and compute them everywhere. So where frames are split this runs `fn` on each
+    device's own examples and frames (`shard_map` over data, fsdp and frames; `tensor` is left to the compiler). `whole`
+    are parameters. Without an active mesh, or with frames=1, or where the axes do not divide x, it is `fn` itself.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape.get("frames", 1) == 1 or not isinstance(x, Tracer):
+        return fn(x, *whole)
+    spec = _spec(mesh, "b t")
+    divides = spec == _spec(mesh, "b t", x.shape[:2])
+    if not divides or any(kind != AxisType.Auto for kind in mesh.axis_types):
+        return fn(x, *whole)
+    axes = _axes(mesh, "b") + _axes(mesh, "t")
+
+    def local(x: jax.Array, *whole: jax.Array) -> jax.Array:
+        # Every device has its own use of the parameters; differentiated, this sums their gradients.
+        return fn(x, *(jax.lax.pcast(value, axes, to="varying") for value in whole))
+
+    return jax.shard_map(
+        local,
+        in_specs=(spec, *(PartitionSpec() for _ in whole)),
+        out_specs=spec,
+        axis_names={"data", "fsdp", "frames"},
+    )(x, *whole)

@@ -229,6 +229,68 @@ def test_constrain_leaves_an_indivisible_dimension_whole():
         assert pin(jnp.ones((3, 4, 3))).sharding.spec == P(None, "frames")
 
 
+def frame_stack(kernels, x):
+    """Two scanned, rematerialised layers that fold frames into the batch, as a per-frame convolution does."""
+
+    def fold(x, kernel, bias):
+        rows = x.reshape(-1, *x.shape[2:])
+        y = jax.lax.conv_general_dilated(
+            rows, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return (y + bias).reshape(x.shape)
+
+    def layer(x, kernel):
+        return jnp.sin(meshes.per_frame(fold, x, kernel, kernel[0, 0, 0])), None
+
+    return jnp.mean(jnp.square(jax.lax.scan(jax.checkpoint(layer), x, kernels)[0]))
+
+
+def frame_problem():
+    rng = np.random.default_rng(0)
+    kernels = rng.normal(size=(2, 3, 3, 4, 4), scale=0.3).astype(np.float32)
+    return kernels, rng.normal(size=(8, 4, 6, 6, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [MeshConfig(data=2, fsdp=2, frames=2), MeshConfig(data=1, tensor=2, frames=4), MeshConfig()],
+    ids=["fsdp", "tensor", "whole"],
+)
+def test_per_frame_equals_the_function_itself(config):
+    kernels, x = frame_problem()
+    fold = jax.value_and_grad(frame_stack, (0, 1))
+    expected = jax.jit(fold)(kernels, x)  # no mesh is active: the function itself
+    mesh = make_mesh(config, DEVICES)
+    with meshes.active(mesh):
+        actual = jax.jit(fold)(kernels, jax.device_put(x, meshes.batch_sharding(mesh, "b t")))
+    np.testing.assert_allclose(actual[0], expected[0], rtol=1e-6)
+    for ours, theirs in zip(actual[1], expected[1], strict=True):
+        assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+
+
+def test_per_frame_gathers_no_frames():
+    """Four examples on a device, so that (b t) has no split layout: the compiler alone computes all frames twice."""
+    mesh = make_mesh(MeshConfig(data=4, frames=2), DEVICES)
+    kernel, x = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in frame_problem())
+    x = jax.ShapeDtypeStruct(
+        (16, *x.shape[1:]), x.dtype, sharding=meshes.batch_sharding(mesh, "b t")
+    )
+    with meshes.active(mesh):
+        text = jax.jit(jax.grad(frame_stack)).lower(kernel, x).compile().as_text()
+    assert "all-gather" not in text
+    assert "all-to-all" not in text
+    assert "all-reduce" in text  # the kernels' gradients
+
+
+def test_per_frame_without_a_split_is_the_function_itself():
+    kernels, x = frame_problem()
+    assert "shard_map" not in str(jax.make_jaxpr(frame_stack)(kernels, x))
+    with meshes.active(make_mesh(MeshConfig(data=4, frames=2), DEVICES)):
+        assert "shard_map" in str(jax.make_jaxpr(frame_stack)(kernels, x))
+        for odd in (x[:, :3], x[:3]):  # the axes do not divide three
+            assert "shard_map" not in str(jax.make_jaxpr(frame_stack)(kernels, odd))
+
+
 def test_batches():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, frames=2), DEVICES)
     host = {
