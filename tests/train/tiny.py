@@ -1,5 +1,6 @@
 """A two-layer regression whose run takes a second, with data whose position is one integer."""
 
+import json
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,6 +113,21 @@ def train(path, config=TinyConfig(), report=None, **data):
     mesh = None if config.mesh is None else make_mesh(config.mesh)
     state = fit(run, phases(config, mesh, report, **data), config.loop, mesh=mesh)
     return {name: np.asarray(leaf) for name, leaf in flatten(state).items()}
+
+
+TIMES = {"seconds_per_step", "examples_per_second", "data_seconds_per_step", "first_step_seconds"}
+
+
+def metrics(path):
+    file = Path(path) / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [{key: line[key] for key in line if key not in TIMES} for line in lines]
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    differing = [path for path in first if first[path].tobytes() != second[path].tobytes()]
+    assert not differing
 
 
 LONG = TinyConfig(steps=(7, 6), loop=LoopConfig(log_every=4, save_every=2, keep=2))
