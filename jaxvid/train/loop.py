@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,6 +36,7 @@ from jaxvid.train.session import (
     Session,
     begin_phase,
     resume,
+    root_of,
     save,
     strong,
 )
@@ -165,8 +167,8 @@ def jit_step(phase: Phase, mesh: Mesh | None, state: State, seed: int) -> Callab
     choose others for gradients and moments.
     """
 
-    def advance(moving: State, frozen: Any, batch: Any, number: Any, votes: Any) -> Any:
-        key = named(jax.random.key(seed), phase.name, number)
+    def advance(moving: State, frozen: Any, batch: Any, number: Any, votes: Any, root: Any) -> Any:
+        key = named(jax.random.wrap_key_data(root), phase.name, number)
         after, sums = phase.step({**moving, "frozen": frozen}, batch, key)
         check_step(phase, {**moving, "frozen": frozen}, after)
         sums = {
@@ -182,9 +184,10 @@ def jit_step(phase: Phase, mesh: Mesh | None, state: State, seed: int) -> Callab
 
     moving = {name: group for name, group in state.items() if name != "frozen"}
     if mesh is None:
-        return jax.jit(advance, donate_argnums=0)
+        return partial(jax.jit(advance, donate_argnums=0), root=root_of(seed))
     shardings = tree_sharding(mesh, moving), replicated(mesh)
-    return jax.jit(advance, donate_argnums=0, out_shardings=shardings)
+    step = jax.jit(advance, donate_argnums=0, out_shardings=shardings)
+    return partial(step, root=root_of(seed))
 
 
 def check_step(phase: Phase, before: State, after: State) -> None:

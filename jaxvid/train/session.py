@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxvid.core.checkpoint import Checkpointer
@@ -73,17 +74,22 @@ class Position:
 
 def begin_phase(session: Session, index: int, step: int, previous: State | None) -> Position:
     """The position before the first step of a phase; its state is created on the devices where it will live."""
-    init = partial(_init, session, index)
+    init, root = partial(_init, session, index), root_of(session.config.seed)
     if session.mesh is None:
-        return Position(index, 0, step, jax.jit(init)(previous))
-    shardings = tree_sharding(session.mesh, jax.eval_shape(init, previous))
-    return Position(index, 0, step, jax.jit(init, out_shardings=shardings)(previous))
+        return Position(index, 0, step, jax.jit(init)(previous, root))
+    shardings = tree_sharding(session.mesh, jax.eval_shape(init, previous, root))
+    return Position(index, 0, step, jax.jit(init, out_shardings=shardings)(previous, root))
 
 
-def _init(session: Session, index: int, previous: State | None) -> State:
+def _init(session: Session, index: int, previous: State | None, root: Any) -> State:
     phase = session.phases[index]
-    key = named(jax.random.key(session.config.seed), phase.name, "init")
+    key = named(jax.random.wrap_key_data(root), phase.name, "init")
     return strong(phase.init(previous, key))
+
+
+def root_of(seed: int) -> np.ndarray:
+    """The data of the run's key, an argument of compiled programs: runs that differ in their seed share them."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 def strong(tree: Any) -> Any:
@@ -149,7 +155,8 @@ def resume(session: Session, start: State | None) -> Position | None:
 def _abstract_state(session: Session, index: int, start: State | None) -> State:
     previous = abstract(start)
     for earlier in range(index + 1):
-        previous = jax.eval_shape(partial(_init, session, earlier), previous)
+        init = partial(_init, session, earlier)
+        previous = jax.eval_shape(init, previous, root_of(session.config.seed))
     return previous
 
 
