@@ -137,7 +137,9 @@ def _littered(video, rng):
 
 
 @pytest.mark.parametrize(
-    "spoil", [_noisy, partial(_blurred, pixels=0.7), _wobbling, _littered], ids=str
+    "spoil",
+    [_noisy, partial(_blurred, pixels=0.7), _wobbling, _littered],
+    ids=["noisy", "blurred", "wobbling", "littered"],
 )
 def test_reads_imperfect_clips(spoil):
     rng = np.random.default_rng(0)
