@@ -152,6 +152,33 @@ def attention(p, x, head_dim, context=None, mask=None, tables=None):
     return linear(part(p, "out"), z)
 
 
+def attention_pooling(p, x, mask, head_dim):
+    """Each head's learned query sees the words [b, j] that count."""
+    keys, values = linear(part(p, "key"), x), linear(part(p, "value"), x)
+    y = np.zeros((len(x), keys.shape[-1]))
+    for b, head in np.ndindex(len(x), len(p["query"])):
+        s = slice(head * head_dim, (head + 1) * head_dim)
+        if mask[b].any():
+            scores = keys[b, mask[b], s] @ p["query"][head] / math.sqrt(head_dim)
+            y[b, s] = softmax(scores) @ values[b, mask[b], s]
+    return linear(part(p, "out"), y)
+
+
+def bert(config, p, tokens):
+    """Devlin et al. 2019: embeddings, then layers normalised after each residual."""
+    x = p["words/table"][tokens] + p["places/table"][: tokens.shape[1]] + p["kind"]
+    x = layer_norm(part(p, "norm"), x, 1e-12)
+    mask = np.broadcast_to((tokens != 0)[:, None], (*tokens.shape, tokens.shape[1]))
+    mask = mask | ~mask.any(-1, keepdims=True)  # padding alone: no number matters, but one there is
+    for index in range(config.layers):
+        layer = part(p, "layers", index)
+        y = attention(part(layer, "attention"), x, config.width // config.heads, mask=mask)
+        x = layer_norm(part(layer, "norm1"), x + y, 1e-12)
+        y = linear(part(layer, "contract"), gelu(linear(part(layer, "expand"), x)))
+        x = layer_norm(part(layer, "norm2"), x + y, 1e-12)
+    return x
+
+
 def spatial_attention(p, x, head_dim, groups=32):
     normed, y = group_norm(part(p, "norm"), x, groups), np.array(x, np.float64)
     for frame in range(x.shape[1]):

@@ -133,16 +133,7 @@ POOL, POOLS = naive.filled(lambda key: AttentionPooling(5, WIDTH, HEAD, key))
 
 
 def pooled(x, mask):
-    """Each head's learned query sees the words that count."""
-    keys = naive.linear(naive.part(POOLS, "key"), x)
-    values = naive.linear(naive.part(POOLS, "value"), x)
-    y = np.zeros((len(x), WIDTH))
-    for b, head in np.ndindex(len(x), WIDTH // HEAD):
-        s = slice(head * HEAD, (head + 1) * HEAD)
-        if mask[b].any():
-            scores = keys[b, mask[b], s] @ POOLS["query"][head] / HEAD**0.5
-            y[b, s] = naive.softmax(scores) @ values[b, mask[b], s]
-    return naive.linear(naive.part(POOLS, "out"), y)
+    return naive.attention_pooling(POOLS, x, mask, HEAD)
 
 
 WORDS = naive.normal(3, 4, 5)
