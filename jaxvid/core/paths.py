@@ -49,7 +49,9 @@ def unflatten(template: Tree, values: Mapping[str, Any]) -> Tree:
     missing = [name for name in names if name not in values]
     unknown = set(values).difference(names)
     if missing or unknown:
-        raise ValueError(f"paths missing: {sorted(missing)[:5]}; paths unknown: {sorted(unknown)[:5]}")
+        raise ValueError(
+            f"paths missing: {sorted(missing)[:5]}; paths unknown: {sorted(unknown)[:5]}"
+        )
     for name, (_, leaf) in zip(names, leaves, strict=True):
         if leaf.shape != values[name].shape:
             raise ValueError(f"{name}: shape {values[name].shape} given, {leaf.shape} expected")
