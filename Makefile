@@ -22,7 +22,7 @@ parity: $(VENV)/tested
 lint: $(VENV)/tested
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/tested
 	$(BIN)/ruff check --fix $(SOURCES)
