@@ -51,7 +51,7 @@ def config() -> VDM:
         stages=(
             Stage(
                 "images",
-                steps=1500,
+                steps=8000,
                 batch=64,
                 frames=1,
                 optimizer=OptimizerConfig(learning_rate=8e-4, b2=0.99, warmup_steps=100),
