@@ -26,6 +26,9 @@ from jaxvid.plan.report import Plan
 from jaxvid.plan.topology import Topology, parse_topology, topology_devices
 
 COLLECTIVES = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all|collective-broadcast|ragged-all-to-all"
+# Autotuning times kernels on the device, which is not here; without it some products find no tiling as generated kernels,
+# so they are library calls.
+CUDA_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -132,8 +135,7 @@ def _out(out_shardings: Any) -> dict[str, Any]:
 
 def _compile(lowered: Any, topology: Topology) -> tuple[Any, str | None]:
     """The executable, or None with the compiler's line when it ran out of the target's memory."""
-    # Autotuning times kernels on the device, which is not here.
-    options = {"xla_gpu_autotune_level": 0} if topology.platform == "cuda" else None
+    options = CUDA_OPTIONS if topology.platform == "cuda" else None
     try:
         return lowered.compile(compiler_options=options), None
     except jax.errors.JaxRuntimeError as error:
