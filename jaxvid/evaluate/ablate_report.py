@@ -32,6 +32,7 @@ from jaxvid.evaluate.ablate import (
 from jaxvid.evaluate.statistics import Difference, paired_difference
 
 REPRODUCES, CONTRADICTED, INCONCLUSIVE = "reproduces", "contradicted", "inconclusive"
+UNITS = {"flops": "counted training FLOPs", "examples": "examples", "steps": "steps"}
 ARM_HEADER = f"{'arm':16}{'steps':>14}{'GFLOPs a step':>16}{'TFLOPs':>12}{'minutes':>9}"
 
 
@@ -207,14 +208,10 @@ def preview(experiment: Experiment, seeds: int) -> str:
 
 def table(results: Mapping[str, Any]) -> str:
     """The results as text, the verdict last."""
-    seeds, pair = (
-        results["seeds"],
-        {"flops": "counted training FLOPs"}.get(results["pair"], results["pair"]),
-    )
     lines = [
         f"{results['experiment']}: {results['question']}",
         f"claim: {results['claim']}",
-        f"{seeds} seeds; arms are paired by seed and have equal {pair}",
+        f"{results['seeds']} seeds; arms are paired by seed and have equal {UNITS[results['pair']]}",
         "",
         ARM_HEADER,
         *(arm_line(name, arm) for name, arm in results["arms"].items()),
@@ -258,10 +255,10 @@ def verdict_lines(results: Mapping[str, Any]) -> list[str]:
         parts = ", ".join(f"{arm}: {outcome}" for arm, outcome in found["arms"].items())
         return f"{where}: {found['outcome']} ({told['metric']} {told['better']} than in {reference}; {parts})"
 
-    lines = [line("verdict", told)]
+    lines = [line(f"verdict at equal {UNITS[results['pair']]}", told)]
     equal = results["equal_steps"]
     if equal is not None and equal["verdict"] is not None:
-        lines.append(line(f"at {equal['step']} steps of every arm", equal["verdict"]))
+        lines.append(line(f"verdict at equal steps ({equal['step']})", equal["verdict"]))
     return lines
 
 

@@ -237,7 +237,7 @@ def test_arms_run_paired(whole):
             lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
             curve = [line["error"] for line in lines if "error" in line]
             assert [line["step"] for line in lines if "error" in line] == [
-                *range(8, steps, 8),
+                *range(0, steps, 8),
                 steps,
             ]
             assert results["scores"]["error"][arm][seed] == curve[-1]
@@ -379,7 +379,8 @@ def test_table_equals_numpy():
     np.testing.assert_allclose(equal["scores"]["m"]["a"], 5.5 * np.array(values["a"]))
     np.testing.assert_allclose(equal["scores"]["m"]["b"], values["b"])
     assert "after 50 steps of every arm" in text
-    assert text.splitlines()[-2].startswith("verdict: ")
+    assert text.splitlines()[-2].startswith("verdict at equal counted training FLOPs: ")
+    assert text.splitlines()[-1].startswith("verdict at equal steps (50): ")
     assert results["curves"]["m"]["a"][0] == [[40, 400.0, 10.0], [60, 600.0, 1.0]]
 
 
@@ -433,7 +434,7 @@ def test_command_line(tmp_path, capsys):
     assert any(line.split()[:2] == ["wide", "24"] for line in shown.splitlines())
     assert not (tmp_path / "runs").exists()
     assert cli.main(command) == 0
-    assert "verdict: " in capsys.readouterr().out
+    assert "verdict at equal counted training FLOPs: " in capsys.readouterr().out
     assert (tmp_path / "runs/wider/wide/1/scores.json").exists()
 
 

@@ -94,6 +94,8 @@ class VDMConfig:
             )
         if (self.text is None) != (self.tokenizer is None):
             raise UserError("text and tokenizer must both be given, or neither")
+        if self.text is not None and self.tokenizer is not None:
+            _check_text(self.text, self.tokenizer)
         for level in range(len(self.model.multipliers)):
             channels = self.model.channels * self.model.multipliers[level]
             head = min(self.model.head_dim, channels)
@@ -101,3 +103,16 @@ class VDMConfig:
                 raise UserError(
                     f"level {level} has {channels} channels, not a multiple of model.head_dim {head}; change either"
                 )
+
+
+def _check_text(text: TextConfig, tokenizer: Tokenizer) -> None:
+    """Raises UserError for identifiers or places that the encoder has no row for; a lookup would take another's."""
+    if tokenizer.length > text.positions:
+        raise UserError(
+            f"tokenizer.length is {tokenizer.length} tokens but text.positions is {text.positions}; raise it"
+        )
+    # BERT's vocabulary is a file, which need not be here yet.
+    if not isinstance(tokenizer, BertTokenizer) and tokenizer.size > text.vocabulary:
+        raise UserError(
+            f"the tokenizer has {tokenizer.size} words but text.vocabulary is {text.vocabulary}; raise it"
+        )

@@ -183,6 +183,7 @@ def sample(
     settings = sampling or config.sampling
     height, width = size or (config.data.height, config.data.width)
     _check_size(config, frames, height, width)
+    _check_prompts(prompts, count)
     b = len(prompts) or count
     shape = (b, frames or config.data.frames, height, width, config.model.input_channels)
     embedding = embed(config, params, prompts) if prompts else None
@@ -219,6 +220,13 @@ def _rate(config: VDMConfig, skip: int | None) -> int:
     return config.data.skips.index(skip)
 
 
+def _check_prompts(prompts: Sequence[str], count: int) -> None:
+    if isinstance(prompts, str):
+        raise UserError(f"prompts is the text {prompts[:60]!r}; give a list of texts")
+    if count < 1:
+        raise UserError(f"count is {count}; it must be 1 or more")
+
+
 def _check_size(config: VDMConfig, frames: int | None, height: int, width: int) -> None:
     patch = config.model.patch
     if height < 1 or width < 1 or height % patch or width % patch:
@@ -248,7 +256,7 @@ def complete(
     canvas: Float[Array, "b t h w c"],
     known: Bool[np.ndarray, "t"],
     *,
-    overlap: int,
+    overlap: int | None = None,
     prompts: Sequence[str] = (),
     window: int | None = None,
     low: Known | None = None,
@@ -259,13 +267,15 @@ def complete(
     """Fills the frames of `canvas` that are not `known`, window by window, each from all that is known by then.
 
     window: frames sampled at a time, the data's clip length if None. overlap: frames that a window shares with the one
-    before it (the paper does not say how many). low: the whole canvas, or some of its frames, at low resolution.
-    progress: called with (windows done, windows in all).
+    before it, half of them if None (the paper does not say how many). low: the whole canvas, or some of its frames, at low
+    resolution. progress: called with (windows done, windows in all).
     """
     b, t, h, w, _ = canvas.shape
-    window = min(window or config.data.frames, t)
-    known = known.copy()
-    starts = windows(t, window, overlap)
+    if prompts and len(prompts) != b:
+        raise UserError(f"{len(prompts)} prompts for {b} clips; give one a clip")
+    window = config.data.frames if window is None else window
+    starts = windows(t, window, window // 2 if overlap is None else overlap)
+    window, known = min(window, t), known.copy()
     for index, start in enumerate(starts):
         span = slice(start, start + window)
         if not known[span].all():
@@ -300,21 +310,14 @@ def extend(
     key: Key[Array, ""],
     video: Float[Array, "b t h w c"],
     frames: int,
-    *,
-    overlap: int | None = None,
     **options: Any,
 ) -> Float[Array, "b T h w c"]:
-    """Continues `video` to `frames` frames in blocks (VDM, section 3.1); options as in `complete`.
-
-    overlap: half the window if None.
-    """
+    """Continues `video` to `frames` frames in blocks (VDM, section 3.1); options as in `complete`."""
     b, t, h, w, c = video.shape
     if frames <= t:
         raise UserError(f"frames is {frames}, the video has {t} already; ask for more")
     canvas = jnp.concatenate([video, jnp.zeros((b, frames - t, h, w, c))], axis=1)
-    overlap = config.data.frames // 2 if overlap is None else overlap
-    known = np.arange(frames) < t
-    return complete(config, params, key, canvas, known, overlap=overlap, **options)
+    return complete(config, params, key, canvas, np.arange(frames) < t, **options)
 
 
 def fill(
@@ -327,14 +330,20 @@ def fill(
     overlap: int | None = None,
     **options: Any,
 ) -> Float[Array, "b T h w c"]:
-    """Fills `rate - 1` frames between each two of `video`; the result has `(t - 1) rate + 1` frames."""
+    """Fills `rate - 1` frames between each two of `video`; the result has `(t - 1) rate + 1` frames.
+
+    overlap: `rate` if None, so that every window begins at or before a key frame that the one before it has seen.
+    """
     b, t, h, w, c = video.shape
     if rate < 2 or t < 2:
         raise UserError(f"rate is {rate} for {t} key frames; both must be at least 2")
+    window = options.get("window") or config.data.frames
+    if rate >= window:
+        raise UserError(f"rate is {rate}; it must be below the {window} frames sampled at a time")
     length = (t - 1) * rate + 1
     canvas = jnp.zeros((b, length, h, w, c)).at[:, ::rate].set(video)
-    overlap = rate if overlap is None else overlap
     known = np.arange(length) % rate == 0
+    overlap = rate if overlap is None else overlap
     return complete(config, params, key, canvas, known, overlap=overlap, **options)
 
 
@@ -345,7 +354,6 @@ def upsample(
     video: Float[Array, "b t h w c"],
     *,
     rate: int = 1,
-    overlap: int | None = None,
     **options: Any,
 ) -> Float[Array, "b T H W c"]:
     """Spatial (and with `rate` > 1 also temporal) super-resolution of `video` to the model's size by Eq. 8.
@@ -363,6 +371,4 @@ def upsample(
     frames = jnp.broadcast_to(jnp.arange(length) % rate == 0, (b, length))
     low = Known(jnp.zeros((b, length, h, w, c)).at[:, ::rate].set(video), frames)
     canvas = jnp.zeros((b, length, height, width, c))
-    overlap = config.data.frames // 2 if overlap is None else overlap
-    known = np.zeros(length, bool)
-    return complete(config, params, key, canvas, known, overlap=overlap, low=low, **options)
+    return complete(config, params, key, canvas, np.zeros(length, bool), low=low, **options)
