@@ -1,0 +1,235 @@
+"""The loss written out in numpy from the data to the number, and what is trained."""
+
+import itertools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import naive
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tiny_vdm import DATA, STAGE, TEXT, TOKENIZER, joint_batch, parameters, system
+
+from jaxvid.core.errors import UserError
+from jaxvid.core.paths import flatten
+from jaxvid.core.rng import named
+from jaxvid.data.tokens import HashTokenizer
+from jaxvid.systems.vdm import training
+from jaxvid.systems.vdm.networks import parameter_count
+
+KEY = jax.random.key(11)
+KEYS = jax.vmap(lambda index: named(KEY, index))(np.arange(2))
+
+
+def cosine(t):
+    """Truncated to [-20, 20]: VDM, appendix A."""
+    low, high = np.arctan(np.exp(-10.0)), np.arctan(np.exp(10.0))
+    return -2 * np.log(np.tan(low + (high - low) * np.float64(t)))
+
+
+def embeddings(config, p, batch, keep):
+    """The vector of each segment: the pooled caption where it is kept, and the frame rate's."""
+    vectors = np.zeros((*keep.shape, config.model.embedding_width))
+    for place in np.ndindex(*keep.shape):
+        if config.text is not None and keep[place]:
+            tokens = batch["tokens"][place][None]
+            words = naive.bert(config.text, naive.part(p, "text"), tokens)
+            head = config.text.width // config.text.heads
+            vectors[place] += naive.attention_pooling(
+                naive.part(p, "pool"), words, tokens != 0, head
+            )[0]
+        if "rate" in batch:
+            vectors[place] += p["rates"][batch["rate"][place]]
+    return vectors
+
+
+def naive_loss(config, p, batch, weight):
+    """Per example and per frame, and the log-SNR of each frame; `weight(logsnr)` multiplies the error of x."""
+    segments, shape = batch["tokens"].shape[1], batch["video"].shape[1:]
+    x = batch["video"] / 127.5 - 1.0
+    times = [np.asarray(jax.random.uniform(named(key, "time"), (segments,))) for key in KEYS]
+    share = 1.0 - config.condition_drop
+    keep = [jax.random.bernoulli(named(key, "drop"), share, (segments,)) for key in KEYS]
+    eps = [np.asarray(jax.random.normal(named(key, "noise"), shape), np.float64) for key in KEYS]
+    vectors = embeddings(config, p, batch, np.stack(keep))
+    eps, logsnr, condition = np.stack(eps), np.empty(x.shape[:2]), np.empty((*x.shape[:2], 8))
+    for b, i in np.ndindex(*x.shape[:2]):
+        logsnr[b, i] = cosine(times[b][batch["segment"][b, i]])
+        condition[b, i] = vectors[b, batch["segment"][b, i]]
+    wide = logsnr[..., None, None, None]
+    alpha, sigma = np.sqrt(1 / (1 + np.exp(-wide))), np.sqrt(1 / (1 + np.exp(wide)))
+    z = alpha * x + sigma * eps
+    y = naive.unet(config.model, naive.part(p, "unet"), z, logsnr, condition, batch["segment"])
+    estimate = {
+        "epsilon": (z - sigma * y) / alpha,
+        "v": alpha * z - sigma * y,
+    }[config.target]
+    per_frame = weight(logsnr) * np.square(estimate - x).mean((2, 3, 4))
+    return per_frame.mean(1), per_frame, logsnr
+
+
+def run(config, p, batch):
+    loss = naive.compiled(lambda p, batch: training.loss(config, p, batch, KEYS))
+    per_example, sums = loss(p, batch)
+    return np.asarray(per_example), {name: np.asarray(pair) for name, pair in sums.items()}
+
+
+EPSILON = system(text=True, condition_drop=0.5)
+ALWAYS_DROPPED = system(
+    text=True,
+    condition_drop=1.0,
+    target="v",
+    weighting="v",
+    data=replace(DATA, skips=(1, 4)),
+)
+
+
+def test_the_loss_is_the_papers():
+    """Of a joint batch: every segment has its noise level, its caption and its chance to lose it."""
+    p, batch = parameters(EPSILON), joint_batch(EPSILON)
+    per_example, sums = run(EPSILON, p, batch)
+    expected, per_frame, logsnr = naive_loss(EPSILON, p, batch, np.exp)
+    assert len(np.unique(logsnr)) == 6
+    np.testing.assert_allclose(per_example, expected, rtol=1e-4)
+    counted = 0
+    for low, high in itertools.pairwise(training.BUCKETS):
+        inside = (logsnr >= low) & (logsnr < high)
+        total, count = sums[f"loss/logsnr_{low:g}_{high:g}"]
+        np.testing.assert_allclose(total, per_frame[inside].sum(), rtol=1e-4)
+        counted += count
+        assert count == inside.sum()
+    assert counted == logsnr.size
+
+
+def test_the_loss_without_conditions_and_with_frame_rates():
+    """Captions that are always dropped have no influence; the frame rate stays."""
+    p, batch = parameters(ALWAYS_DROPPED), joint_batch(ALWAYS_DROPPED)
+    run_loss = naive.compiled(lambda p, batch: training.loss(ALWAYS_DROPPED, p, batch, KEYS)[0])
+    per_example = run_loss(p, batch)
+    expected, *_ = naive_loss(ALWAYS_DROPPED, p, batch, lambda logsnr: 1 + np.exp(logsnr))
+    np.testing.assert_allclose(per_example, expected, rtol=1e-4)
+    others = {**batch, "tokens": 5 - batch["tokens"]}
+    np.testing.assert_array_equal(run_loss(p, others), per_example)
+    other_rate = {**batch, "rate": 1 - batch["rate"]}
+    assert np.all(np.abs(run_loss(p, other_rate) / per_example - 1) > 1e-4)
+
+
+def test_fixed_losses_are_those_of_a_time_and_a_noise():
+    config = system(text=True)
+    p, batch = parameters(config), joint_batch(config, frames=4, images=0)
+    times = np.array([0.2, 0.7], np.float32)
+    found = training.fixed_losses(config, p, batch, times, seed=3)
+    x, vectors = batch["video"] / 127.5 - 1, embeddings(config, p, batch, np.ones((2, 1), bool))
+    for index, time in enumerate(times):
+        key = named(jax.random.key(3), "fixed", index)
+        eps, logsnr = np.asarray(jax.random.normal(key, x.shape)), np.full((2, 4), cosine(time))
+        z = x / np.sqrt(1 + np.exp(-logsnr[0, 0])) + eps / np.sqrt(1 + np.exp(logsnr[0, 0]))
+        condition = np.repeat(vectors, 4, axis=1)
+        y = naive.unet(config.model, naive.part(p, "unet"), z, logsnr, condition)
+        np.testing.assert_allclose(
+            found[:, index], np.square(y - eps).mean((1, 2, 3, 4)), rtol=1e-4
+        )
+
+
+def test_pixels_become_numbers_from_minus_one_to_one():
+    video = jnp.asarray([0, 255, 51], jnp.uint8).reshape(1, 1, 1, 1, 3)
+    np.testing.assert_allclose(training.to_float(video).ravel(), [-1, 1, -0.6], atol=1e-6)
+
+
+# What is trained
+
+
+def frozen(weights=None):
+    """The system with a text encoder that is not trained."""
+    return replace(system(text=True), text=replace(TEXT, frozen=True), text_weights=weights)
+
+
+@pytest.mark.parametrize("config", [frozen(), system(text=True)], ids=["frozen", "trained along"])
+def test_a_frozen_text_encoder_is_not_trained(config):
+    phase = config.phases()[0]
+    state = jax.eval_shape(lambda key: phase.init(None, key), KEY)
+    text = {path for path in flatten(config.networks()) if path.startswith("text/")}
+    assert text
+    assert set(state["frozen"]) == (text if config.text.frozen else set())
+    assert set(state["trainable"]) == set(flatten(config.networks())) - set(state["frozen"])
+    assert set(state["ema"]) == set(state["trainable"])
+    slots = [path for path in flatten(state["optimizer"]) if "text/" in path]
+    assert bool(slots) != config.text.frozen
+    assert "pool/query" in state["trainable"]
+
+
+def test_a_run_begins_with_the_frozen_encoders_weights(tmp_path):
+    with pytest.raises(UserError, match=r"text_weights is not given") as caught:
+        frozen().start()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"model.safetensors does not exist"):
+        frozen(str(tmp_path)).start()
+    assert system(text=True).start() is None
+    assert system().start() is None
+
+    shapes = {
+        "embeddings.word_embeddings.weight": (6, 8),
+        "embeddings.position_embeddings.weight": (4, 8),
+        "embeddings.token_type_embeddings.weight": (2, 8),
+    }
+    dense = ("attention.self.query", "attention.self.key", "attention.self.value")
+    for name in (*dense, "attention.output.dense", "intermediate.dense", "output.dense"):
+        shapes[f"encoder.layer.0.{name}.weight"] = (8, 8)
+        shapes[f"encoder.layer.0.{name}.bias"] = (8,)
+    for name in ("embeddings", "encoder.layer.0.attention.output", "encoder.layer.0.output"):
+        shapes[f"{name}.LayerNorm.weight"] = shapes[f"{name}.LayerNorm.bias"] = (8,)
+    tensors = {name: naive.normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    save_file(tensors, tmp_path / "model.safetensors")
+    start = frozen(str(tmp_path)).start()
+    assert not start["trainable"]
+    wanted = {
+        path: leaf.shape
+        for path, leaf in flatten(frozen().networks()).items()
+        if path.startswith("text/")
+    }
+    assert {path: leaf.shape for path, leaf in start["frozen"].items()} == wanted
+
+
+def test_a_stage_of_images_goes_on_as_one_of_clips():
+    images = replace(STAGE, name="images", frames=1, images=0)
+    config = system(stages=(images, replace(STAGE, name="clips", images=0)))
+    first, second = config.phases()
+    state = jax.eval_shape(lambda key: first.init(None, key), KEY)
+    after = jax.eval_shape(lambda state, key: second.init(state, key), state, KEY)
+    assert {path: leaf.shape for path, leaf in flatten(state).items()} == {
+        path: leaf.shape for path, leaf in flatten(after).items()
+    }
+    assert next(first.batches(None))["video"].shape == (8, 1, 8, 8, 3)
+    clips = next(second.batches(None))
+    assert clips["video"].shape == (8, 4, 8, 8, 3)
+    assert "tokens" not in clips
+
+
+def test_parameters_are_counted():
+    assert parameter_count(system(text=True).networks()) == sum(
+        leaf.size for leaf in parameters(system(text=True)).values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": replace(system().model, patch=3)}, r"8 x 8; .*model.patch 3"),
+        ({"text": TEXT}, "text and tokenizer"),
+        ({"tokenizer": TOKENIZER}, "text and tokenizer"),
+        ({"model": replace(system().model, head_dim=5)}, r"8 channels, .* model.head_dim 5"),
+        (
+            {"text": TEXT, "tokenizer": HashTokenizer(buckets=9, length=4)},
+            "11 words but text.vocabulary is 6",
+        ),
+        (
+            {"text": TEXT, "tokenizer": replace(TOKENIZER, length=5)},
+            "5 tokens but text.positions is 4",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(changes, words):
+    with pytest.raises(UserError, match=words) as caught:
+        replace(system(), **changes)
+    assert "\n" not in str(caught.value)
