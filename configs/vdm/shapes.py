@@ -6,6 +6,8 @@ pixels cannot carry (with v the loss above log-SNR 8 stayed at 0.98 of 1 after 4
 the clips go on from it.
 """
 
+from dataclasses import replace
+
 from jaxvid.data.shapes import MAX_CAPTION_WORDS, vocabulary
 from jaxvid.data.shapes_source import ShapesData
 from jaxvid.data.tokens import WordTokenizer
@@ -19,11 +21,12 @@ from jaxvid.train.optimizer import OptimizerConfig
 def config() -> VDM:
     """The configuration."""
     tokenizer = WordTokenizer(vocabulary(), MAX_CAPTION_WORDS)
+    muon = OptimizerConfig(2e-3, b2=0.99, warmup_steps=100, method="muon")
     return VDM(
         data=ShapesData(),
         model=UNetConfig(
-            channels=96,
-            multipliers=(1, 2),
+            channels=64,
+            multipliers=(1, 3),
             blocks=1,
             attention_levels=(0, 1),
             head_dim=32,
@@ -50,21 +53,23 @@ def config() -> VDM:
         weighting="clipped_snr",
         stages=(
             Stage(
-                "images",
-                steps=8000,
-                batch=64,
-                frames=1,
-                optimizer=OptimizerConfig(learning_rate=8e-4, b2=0.99, warmup_steps=100),
-                ema=0.995,
+                "captions",
+                task="reading",
+                steps=2000,
+                batch=128,
+                optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay="cosine"),
+                ema=0.99,
             ),
+            Stage("images", steps=1200, batch=128, frames=1, optimizer=muon, ema=0.99),
             Stage(
                 "clips",
-                steps=60_000,
-                batch=8,
-                optimizer=OptimizerConfig(learning_rate=4e-4, b2=0.99, warmup_steps=100),
-                ema=0.9995,
+                steps=3000,
+                batch=16,
+                optimizer=replace(muon, learning_rate=1.5e-3, decay="cosine"),
+                ema=0.995,
             ),
         ),
         sampling=Sampling(sampler="dpm++", steps=24, guidance=2.0),
         loop=LoopConfig(log_every=25, save_every=100),
+        threads=1,
     )

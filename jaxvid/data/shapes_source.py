@@ -42,6 +42,11 @@ class ShapesSource:
         """The scene's number."""
         return f"scene {self.first + index}"
 
+    def wording(self, index: int, rng: np.random.Generator, still: bool) -> str:
+        """A caption of scene `index` in words that `rng` chooses, without drawing the scene."""
+        scene = sample_scene(self.world, self.first + index)
+        return caption(scene, int(rng.integers(_VARIANTS)), still)
+
     def __getitem__(self, index: int) -> Example:
         return self.read(index, None)
 

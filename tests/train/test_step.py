@@ -179,6 +179,70 @@ def test_settings_out_of_range_are_refused(bad):
         make_optimizer(OptimizerConfig(**bad), 10)
 
 
+def with_singular_values(rng, inputs, outputs, values):
+    left = np.linalg.qr(rng.standard_normal((inputs, outputs)))[0]
+    right = np.linalg.qr(rng.standard_normal((outputs, outputs)))[0]
+    return left, right, left * values @ right.T
+
+
+def test_muon_makes_every_direction_of_a_kernel_equally_long():
+    """A kernel's update is rate * 0.2 sqrt(max side) U V^T of its gradient, to Newton-Schulz's accuracy: [0.6, 1.25].
+
+    Taps count as inputs, stacked layers are matrices of their own.
+    """
+    rng = np.random.default_rng(0)
+    # path, shape of the matrix, shape of the kernel
+    rows = [
+        ("unet/middle/spatial/attention/query/kernel", (24, 8), (24, 8)),
+        ("unet/middle/residual/conv1/kernel", (36, 8), (3, 3, 4, 8)),
+        ("unet/middle/residual/conv2/temporal/kernel", (12, 4), (3, 4, 4)),
+    ]
+    gradients, vectors = {}, {}
+    for path, (inputs, outputs), shape in rows:
+        left, right, matrix = with_singular_values(rng, inputs, outputs, np.linspace(0.4, 1, outputs))
+        other = with_singular_values(rng, inputs, outputs, np.linspace(9, 3, outputs))[2]
+        gradients[path] = jnp.asarray(matrix.reshape(shape), jnp.float32)
+        stacked = np.stack([other.reshape(shape), matrix.reshape(shape)])
+        gradients[path.replace("middle", "down/0")] = jnp.asarray(stacked, jnp.float32)
+        vectors[path] = left, right
+    config = OptimizerConfig(0.5, method="muon", clip_norm=None)
+    optimizer = make_optimizer(config, 10)
+    values = {path: jnp.zeros(leaf.shape) for path, leaf in gradients.items()}
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimizer.update(gradients, optimizer.init(values), values)
+    for path, (left, right) in vectors.items():
+        inputs, outputs = len(left), len(right)
+        stacked = updates[path.replace("middle", "down/0")]
+        for update in (updates[path], stacked[1]):
+            matrix = np.asarray(update).reshape(inputs, outputs)
+            found = -(left.T @ matrix @ right) / (0.5 * 0.2 * max(inputs, outputs) ** 0.5)
+            assert (np.diag(found) > 0.6).all()
+            assert (np.diag(found) < 1.25).all()
+            np.testing.assert_allclose(found, np.diag(np.diag(found)), atol=1e-4)
+
+
+def test_muon_leaves_borders_text_and_vectors_to_nesterov_adam():
+    rng = np.random.default_rng(1)
+    paths = {
+        "unet/stem/kernel": (3, 3, 4, 8),
+        "unet/head/kernel": (3, 3, 8, 4),
+        "unet/middle/residual/norm1/scale": (8,),
+        "unet/middle/residual/conv1/bias": (8,),
+        "unet/middle/temporal/positions/keys": (5, 4),
+        "text/layers/attention/query/kernel": (1, 8, 8),
+        "text/words/table": (9, 8),
+        "pool/out/kernel": (8, 8),
+    }
+    values = {path: jnp.asarray(rng.standard_normal(s), jnp.float32) for path, s in paths.items()}
+    config = OptimizerConfig(0.1, b2=0.99, weight_decay=0.01, method="muon", clip_norm=None)
+    updates = []
+    for optimizer in (make_optimizer(config, 10), optax.nadam(0.1, b2=0.99)):
+        with jax.numpy_dtype_promotion("standard"):
+            updates.append(optimizer.update(values, optimizer.init(values), values)[0])
+    for path in paths:
+        np.testing.assert_allclose(updates[0][path], updates[1][path], rtol=1e-5, err_msg=path)
+
+
 def test_an_average_keeps_its_precision_and_dtype():
     old = {"a": jnp.asarray([1.0, 2.0], jnp.bfloat16)}
     new = update_average(old, {"a": jnp.asarray([3.0, 2.0])}, 0.5, jnp.int32(100))

@@ -28,11 +28,13 @@ Schedule = Cosine | Sigmoid | LinearTable | ScaledLinearTable
 class Stage:
     """One stretch of training.
 
+    task: "video" trains the diffusion model, "reading" the text encoder alone (jaxvid.systems.vdm.reading).
     frames: length of the clips; None takes the data's. 1 trains the image model, from which the next stage goes on.
     images: N, independent frames appended to each clip (VDM, section 3.1). accumulate: parts a batch is taken in.
     """
 
     name: str = "video"
+    task: Literal["video", "reading"] = "video"
     steps: int = 100_000
     batch: int = 128
     frames: int | None = None

@@ -326,25 +326,32 @@ def fill(
     key: Key[Array, ""],
     video: Float[Array, "b t h w c"],
     rate: int,
-    *,
-    overlap: int | None = None,
     **options: Any,
 ) -> Float[Array, "b T h w c"]:
     """Fills `rate - 1` frames between each two of `video`; the result has `(t - 1) rate + 1` frames.
 
-    overlap: `rate` if None, so that every window begins at or before a key frame that the one before it has seen.
+    Options as in `complete`; every window begins and ends on a key frame.
     """
     b, t, h, w, c = video.shape
     if rate < 2 or t < 2:
         raise UserError(f"rate is {rate} for {t} key frames; both must be at least 2")
-    window = options.get("window") or config.data.frames
-    if rate >= window:
-        raise UserError(f"rate is {rate}; it must be below the {window} frames sampled at a time")
     length = (t - 1) * rate + 1
     canvas = jnp.zeros((b, length, h, w, c)).at[:, ::rate].set(video)
     known = np.arange(length) % rate == 0
-    overlap = rate if overlap is None else overlap
-    return complete(config, params, key, canvas, known, overlap=overlap, **options)
+    return complete(config, params, key, canvas, known, **_on_keys(config, rate, options))
+
+
+def _on_keys(config: VDMConfig, rate: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `complete` whose windows begin and end on key frames, every `rate`-th: no frame is made without the next
+    key frame in sight.
+    """
+    window = options.get("window") or config.data.frames
+    if rate == 1:
+        return options
+    gaps = (window - 1) // rate
+    if gaps == 0:
+        raise UserError(f"rate is {rate}; it must be below the {window} frames sampled at a time")
+    return {"overlap": gaps // 2 * rate + 1, **options, "window": gaps * rate + 1}
 
 
 def upsample(
@@ -359,7 +366,7 @@ def upsample(
     """Spatial (and with `rate` > 1 also temporal) super-resolution of `video` to the model's size by Eq. 8.
 
     The video's frames are observed at low resolution at every `rate`-th place of a canvas of `(t - 1) rate + 1` frames,
-    which is sampled window by window with the frames already made as known ones.
+    which is sampled window by window with the frames already made as known ones. Options as in `complete`.
     """
     b, t, h, w, c = video.shape
     height, width = config.data.height, config.data.width
@@ -371,4 +378,5 @@ def upsample(
     frames = jnp.broadcast_to(jnp.arange(length) % rate == 0, (b, length))
     low = Known(jnp.zeros((b, length, h, w, c)).at[:, ::rate].set(video), frames)
     canvas = jnp.zeros((b, length, height, width, c))
-    return complete(config, params, key, canvas, np.zeros(length, bool), low=low, **options)
+    known, options = np.zeros(length, bool), _on_keys(config, rate, options)
+    return complete(config, params, key, canvas, known, low=low, **options)

@@ -27,6 +27,7 @@ from jaxvid.models.bert import load_bert
 from jaxvid.nn.segments import to_frames
 from jaxvid.systems.vdm.config import Data, Stage, VDMConfig
 from jaxvid.systems.vdm.networks import Networks, abstract_networks, make_networks
+from jaxvid.systems.vdm.reading import reading_phase
 from jaxvid.train.optimizer import make_optimizer
 from jaxvid.train.phase import Phase, Report
 from jaxvid.train.state import Params, State, carry, make_state, weights
@@ -134,7 +135,10 @@ def open_batches(config: VDMConfig, stage: Stage, state: Any) -> BatchIterator:
 
 def phases(config: VDMConfig, report: Report | None = None) -> list[Phase]:
     """One phase a stage; each goes on from the weights of the one before (the average, where there is one)."""
-    return [_phase(config, stage, report) for stage in config.stages]
+    return [
+        reading_phase(config, stage) if stage.task == "reading" else _phase(config, stage, report)
+        for stage in config.stages
+    ]
 
 
 def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
