@@ -57,6 +57,6 @@ def abstract_networks(config: VDMConfig) -> Networks:
     return jax.eval_shape(partial(make_networks, config), jax.random.key(0))
 
 
-def parameter_count(networks: Networks) -> int:
-    """Number of parameters, of abstract networks too."""
+def parameter_count(networks: nnx.Module) -> int:
+    """Number of parameters of a module, abstract or not."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(networks))
