@@ -27,6 +27,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvid.core.mesh import constrain
 from jaxvid.core.rng import named
 from jaxvid.nn.attention import SpatialAttention, TemporalAttention
 from jaxvid.nn.conv import Pseudo3DConv, SpatialConv
@@ -95,6 +96,7 @@ class ResidualBlock(nnx.Module):
         keys: Key[Array, "b"] | None,
     ) -> Float[Array, "b t h w d"]:
         h = _convolve(self.conv1, jax.nn.silu(self.norm1(x)), segment)
+        h = constrain(h, "b t h w hidden")
         condition = self.condition(jax.nn.silu(embedding))[:, :, None, None, :]
         if self.scales:
             scale, shift = jnp.split(condition, 2, axis=-1)
@@ -143,7 +145,7 @@ class Block(nnx.Module):
         if self.temporal is not None:
             with jax.named_scope("temporal_attention"):
                 x = self.temporal(x, None if segment is None else temporal_mask(segment))
-        return x
+        return constrain(x, "b t h w c")
 
 
 class UNet(nnx.Module):

@@ -54,7 +54,13 @@ def load(source: str | Path) -> tuple[Any, Params]:
             f"{source} is neither a run directory nor a shipped model; shipped are: {', '.join(names())}"
         )
     system = RunDirectory.read_config(source)
-    return system, run_weights(Path(source))
+    stored, wanted = run_weights(Path(source)), flatten(system.networks())
+    if set(wanted) - set(stored):
+        raise UserError(
+            f"{source} has weights of {len(set(wanted) & set(stored))} of the model's {len(wanted)} arrays: "
+            "it is still in a stage that trains a part; train it further"
+        )
+    return system, {path: stored[path] for path in wanted}
 
 
 def run_weights(run: Path) -> Params:
