@@ -103,10 +103,9 @@ filmstrip(jnp.concatenate(rows), titles)
 # %%
 stage = replace(system.stages[-1], batch=4)
 phase = replace(system, stages=(stage,)).phases()[0]
-state = jax.jit(phase.init)({"trainable": params, "ema": {}, "frozen": {}}, jax.random.key(2))
+state = phase.init({"trainable": params}, jax.random.key(2))
 step, batches = jax.jit(phase.step), phase.batches(None)
 for number in range(3):
-    batch = {name: array for name, array in next(batches).items() if name != "index"}
-    state, sums = step(state, batch, named(jax.random.key(3), number))
+    state, sums = step(state, next(batches), named(jax.random.key(3), number))
     total, count = sums["loss"]
     print(f"step {number}: loss {float(total / count):.4f}")

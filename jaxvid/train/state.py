@@ -47,10 +47,13 @@ def make_state(
     }
 
 
-def weights(state: State, *, ema: bool = True) -> Params:
-    """All parameters `{path: array}` of a state: the averaged ones where there are any, unless `ema=False`."""
-    moving = state["ema"] if ema and state["ema"] else state["trainable"]
-    return {**state["frozen"], **moving}
+def weights(state: Mapping[str, Any], *, ema: bool = True) -> Params:
+    """All parameters `{path: array}` of a state: the averaged ones where there are any, unless `ema=False`.
+
+    `{"trainable": params}` is state enough: loaded weights to go on from.
+    """
+    moving = (state.get("ema") if ema else None) or state["trainable"]
+    return {**state.get("frozen", {}), **moving}
 
 
 def carry(previous: Mapping[str, Any] | None, fresh: Mapping[str, Any]) -> Params:
