@@ -20,6 +20,7 @@ higher accuracy. Sampled clips are kept in DIR/clips, so that the same command g
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -220,8 +221,10 @@ def check(options: argparse.Namespace, system: VDM) -> None:
     borders(options.frames, window, options.overlap)
     settings = {name: str(value) for name, value in vars(options).items() if name != "out"}
     settings["sampling"] = repr(system.sampling)
-    path = options.out / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != settings:
+    path, found = options.out / "settings.json", None
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        found = json.loads(path.read_text())
+    if found not in (None, settings):
         raise UserError(f"--out {options.out} holds other settings' clips; choose another folder")
     write_bytes(path, json.dumps(settings, indent=1).encode())
 

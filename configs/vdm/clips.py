@@ -28,7 +28,7 @@ def config() -> VDM:
             path="data/clips", frames=8, height=64, width=64, stride=2, crop="center", held_out=1
         ),
         model=replace(shapes.model, patch=8),
-        text=replace(shapes.text, vocabulary=tokenizer.size, length=32, positions=32),
+        text=replace(shapes.text, vocabulary=tokenizer.size, positions=32),
         tokenizer=tokenizer,
         stages=(
             Stage(

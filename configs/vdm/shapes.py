@@ -45,7 +45,6 @@ def config() -> VDM:
         ),
         text=TextConfig(
             vocabulary=tokenizer.size,
-            length=tokenizer.length,
             positions=tokenizer.length,
             width=128,
             layers=1,

@@ -1,7 +1,8 @@
 """Text to video, large and high-resolution: 9x128x128 (VDM, section 4.3 and appendix A).
 
 The paper samples 64x128x128 clips with it from 16x64x64 clips at frame skip 4, block by block, with reconstruction
-guidance on both the low-resolution frames and the frames already made (`VDM.upsample` with rate 4). 128 TPU-v4 chips, 800,000
+guidance on both the low-resolution frames and the frames already made. `VDM.upsample` with rate 4 makes the 61 frames from the
+first to the last of the 16; which three frames more the paper makes, it does not say. 128 TPU-v4 chips, 800,000
 steps of 128 clips. Not reproduced by this project.
 
 Differs from `vdm/text_small` in size, multipliers, head dimension, learning rate, 7 joint images and steps.

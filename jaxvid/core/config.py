@@ -14,11 +14,12 @@ import difflib
 import importlib
 import importlib.util
 import io
+import itertools
 import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from dataclasses import replace as replace_fields
 from pathlib import Path
@@ -208,31 +209,48 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
     Values are checked against the fields' types; a dataclass may be given as itself or as JSON with its "type".
     Raises UserError with the nearest name and the valid ones for an unknown name.
     """
-    for name, value in changes.items():
-        config = _replace(config, name.split("."), value, "")
-    return config
+    return _replace(config, {tuple(name.split(".")): value for name, value in changes.items()}, "")
 
 
-def _replace(config: Any, parts: Sequence[str], value: Any, above: str) -> Any:
-    part, *rest = parts
+def _replace(config: Any, changes: Mapping[tuple[str, ...], Any], above: str) -> Any:
+    """Builds every group once, with all its changes: settings that must agree can only change together."""
+    new: dict[str, Any] = {}
+    for part in dict.fromkeys(path[0] for path in changes):
+        name = _join(above, part)
+        inside = {
+            path[1:]: value for path, value in changes.items() if path[0] == part and len(path) > 1
+        }
+        value, decode = _member(config, part, above, bool(inside))
+        if (part,) in changes:
+            value = decode(changes[(part,)])
+        if inside:
+            value = decode(_replace(value, inside, name))
+        new[part] = value
+    if isinstance(config, tuple):
+        return tuple(new.get(str(i), item) for i, item in enumerate(config))
+    if isinstance(config, Mapping):
+        return {**config, **new}
+    return replace_fields(config, **new)
+
+
+def _member(config: Any, part: str, above: str, inside: bool) -> tuple[Any, Callable[[Any], Any]]:
+    """A part's present value, and what checks a new one."""
     name = _join(above, part)
     if isinstance(config, tuple):
         if not part.isdigit() or int(part) >= len(config):
             raise _unknown(name, [_join(above, i) for i in range(len(config))])
         old = config[int(part)]
-        new = _replace(old, rest, value, name) if rest else _decode(type(old), value, name)
-        return (*config[: int(part)], new, *config[int(part) + 1 :])
+        return old, lambda value: _decode(type(old), value, name)
     if isinstance(config, Mapping):
-        if rest and part not in config:
+        if inside and part not in config:
             raise _unknown(name, [_join(above, key) for key in config])
-        return {**config, part: _replace(config[part], rest, value, name) if rest else value}
+        return config.get(part), lambda value: value
     if not is_dataclass(config) or isinstance(config, type):
         raise UserError(f"{name} cannot be set: {above} is {config!r:.80}, not a group of settings")
     if part not in (known := [field.name for field in fields(config) if field.init]):
         raise _unknown(name, [_join(above, field) for field in known])
     hint = _hints(type(config))[part]
-    new = _replace(getattr(config, part), rest, value, name) if rest else value
-    return replace_fields(config, **{part: _decode(hint, new, name)})
+    return getattr(config, part), lambda value: _decode(hint, value, name)
 
 
 def flatten(config: Any, name: str = "") -> dict[str, Any]:
@@ -319,7 +337,10 @@ def load_config(name: str | Path, group: str = "") -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise UserError(f"{path} cannot be read: {error}; correct it") from error
     make = getattr(module, "config", None)
     config = make() if callable(make) else None
     if not is_dataclass(config) or isinstance(config, type):
@@ -344,14 +365,14 @@ def parse_overrides(
     groups = {name for name, value in present.items() if _is_tag(value)}
     valid = [f"--{name}" for name in present if name not in groups] + ["--help"]
     known = {_dashes(option) for option in valid}
-    rest, words = [], list(argv)
+    rest, words, off = [], list(argv), {}
     while words:
         word = words.pop(0)
         option = word.partition("=")[0]
         if option[2:].replace("-", "_") in groups and (
             word.endswith("=None") or words[:1] == ["None"]
         ):
-            config = replace(config, {option[2:].replace("-", "_"): None})
+            off[option[2:].replace("-", "_")] = None
             words = words if "=" in word else words[1:]
             continue
         if re.match(r"--[A-Za-z]", option) and _dashes(option) not in known:
@@ -359,7 +380,7 @@ def parse_overrides(
             hint = f"did you mean {near[0]}?" if near else "--help lists the options"
             raise UserError(f"unknown option {option}; {hint}")
         rest.append(word)
-    parsed = _tyro(config, rest, prog)
+    parsed = _tyro(replace(config, off), rest, prog)
     to_json(parsed)  # refuses numbers that are not finite
     return parsed
 
@@ -375,11 +396,11 @@ def _tyro(config: Config, argv: Sequence[str], prog: str) -> Config:
     except SystemExit as stop:
         if not stop.code:
             raise
-        lines = [line.strip(" │╭╮╰╯─") for line in printed.getvalue().splitlines()]
-        lines = [line for line in lines if line]  # the first is the frame's title
-        raise UserError(
-            f"{''.join(lines[1:2]) or 'bad options'}; --help lists the options"
-        ) from None
+        lines = [line.strip(" │╭╮╰╯") for line in printed.getvalue().splitlines()]
+        # After the frame's title, up to the first rule: the complaint, wrapped.
+        complaint = itertools.takewhile(lambda line: line.strip("─"), lines[1:])
+        text = " ".join(complaint).rstrip(".")
+        raise UserError(f"{text or 'bad options'}; --help lists the options") from None
 
 
 def _dashes(option: str) -> str:

@@ -12,6 +12,7 @@ images count as well. Either every clip has a caption or none has.
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,7 @@ class FolderData(ClipView):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.held_out < 0 or (self.held_out > 1 and self.held_out != int(self.held_out)):
-            raise UserError(f"held_out is {self.held_out}; give a share below 1 or a whole number")
+        check_held_out(self.held_out)
 
     def source(self, split: Split = "train") -> VideoFiles:
         """Opens a split; raises `UserError` if the folder, its captions or the split are unusable."""
@@ -159,6 +159,12 @@ def _few(names: list[str]) -> str:
     """The first three, each shortened."""
     shown = [name if len(name) <= 60 else "..." + name[-57:] for name in names[:3]]
     return ", ".join(shown) + (", ..." if len(names) > 3 else "")
+
+
+def check_held_out(amount: int | float) -> None:
+    """Raises UserError unless `amount` is a share below 1 or a number of clips."""
+    if not (0 <= amount < 1 or (math.isfinite(amount) and amount >= 1 and amount == int(amount))):
+        raise UserError(f"held_out is {amount}; give a share below 1 or a whole number")
 
 
 def held_out_paths(paths: list[str], amount: int | float) -> set[str]:

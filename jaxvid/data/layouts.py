@@ -4,7 +4,7 @@ Protocols (Ho et al. 2022, arXiv 2204.03458, section 4 and appendix A; all at 64
   UCF-101        16 frames, unconditional or by class; trained on all 13,320 videos
   BAIR pushing   16 frames, of which 1 is given and 15 are predicted; mirrored in training; 256 test videos
   Kinetics-600   16 frames, of which 5 are given and 11 are predicted; random windows
-`given` is the number of frames that a model is conditioned on; systems read it from the configuration.
+`given` records how many frames of a test clip the protocol gives to the model; a caller passes them as `known`.
 
 None of these sets is shipped or fetched here.
 """

@@ -25,8 +25,9 @@ from tqdm import tqdm
 from jaxvid.core.errors import UserError
 from jaxvid.data import media
 from jaxvid.data.clips import VideoFile
-from jaxvid.data.folder import held_out_paths, list_clips, read_captions
+from jaxvid.data.folder import check_held_out, held_out_paths, list_clips, read_captions
 from jaxvid.data.media import MediaError, VideoInfo
+from jaxvid.data.writing import check_place
 
 _VERSION = "1.0.0"
 _FOLDER_FPS = 8.0  # a folder of images has no rate; players need one
@@ -65,6 +66,8 @@ def prepare(
         raise UserError(f"data set name {name!r}: use lower-case letters, digits and underscores")
     if target.exists():
         raise UserError(f"{target}: exists already; choose another name or remove it")
+    check_held_out(held_out)
+    check_place(target)
     files = list_clips(str(source))
     captions = read_captions(str(source), [file.path for file in files])
     hidden = None if progress is None else not progress
@@ -83,6 +86,10 @@ def prepare(
         "train": [result for result in good if result.file.path not in test],
         "test": [result for result in good if result.file.path in test],
     }
+    if not splits["train"]:
+        raise UserError(
+            f"{source}: all {len(good)} whole clips are held out; lower held_out ({held_out})"
+        )
     splits = {split: results for split, results in splits.items() if results}
     bar = tqdm(total=len(good), desc="writing", unit="clip", disable=hidden)
     _write(source, target, splits, captions, bar)
@@ -147,8 +154,11 @@ def _write(
             )
             bar.update()
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
     try:
         _build(target.name, temporary, list(splits), examples)
         os.rename(temporary / target.name, target)

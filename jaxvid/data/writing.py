@@ -32,6 +32,16 @@ _CODECS = {
 }
 
 
+def check_place(path: PathLike) -> None:
+    """Raises `UserError` if a file of this name can not be written: to be asked before long work, not after."""
+    path = Path(path)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file")
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: {above} is not a folder that can be written to; choose another")
+
+
 def write_bytes(path: PathLike, data: bytes) -> Path:
     """Writes a whole file by rename; makes its folder. Raises `UserError` if the disk refuses."""
     path = Path(path)

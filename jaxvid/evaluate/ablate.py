@@ -43,6 +43,7 @@ from jaxvid.core.errors import UserError
 from jaxvid.core.flops import count_flops
 from jaxvid.core.mesh import check_batch, make_mesh
 from jaxvid.core.run import RunDirectory
+from jaxvid.data.writing import write_bytes
 from jaxvid.train.loop import fit
 from jaxvid.train.phase import Phase
 from jaxvid.train.state import Params, State, abstract, weights
@@ -53,8 +54,8 @@ PAIRS = ("flops", "examples", "steps")
 
 TEXTS = ("QUESTION", "CLAIM", "COST")
 REQUIRED = (*TEXTS, "BASE", "VARIANTS", "VERDICT")
-# Fields of a run that may change between two starts, because they change no number of the training.
-MAY_DIFFER = ("loop.save_every", "loop.keep", "mesh", "threads", "sampling", "heldout")
+# Fields of an arm's run that may change between two starts, because they change no number of the training.
+SAME_NUMBERS = ("loop.save_every", "loop.keep", "mesh", "threads", "sampling", "heldout")
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class Experiment:
     digest: str = ""
 
     def __post_init__(self):
+        if not isinstance(self.variants, Mapping) or not isinstance(self.verdict, Verdict):
+            raise UserError(
+                f"{self.name}: VARIANTS must be a dictionary and VERDICT a Verdict; see jaxvid/evaluate/ablate.py"
+            )
         arms = list(self.variants)
         if len(arms) < 2:
             raise UserError(
@@ -188,7 +193,10 @@ def _import(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise UserError(f"experiment {path} cannot be read: {error}; correct it") from error
     return module
 
 
@@ -312,19 +320,19 @@ def run_arm(experiment: Experiment, arm: Arm, seed: int, path: Path) -> Record:
     """Trains one arm with one seed and scores it, as far as that is not done yet."""
     system = replace(arm.system, {"loop.seed": seed})
     stored = path / "scores.json"
-    found = json.loads(stored.read_text()) if stored.exists() else {}
+    found = read_scores(stored)
     names = {score_key(experiment, system, name): name for name in experiment.metrics}
     finished = score_key(
         experiment, system, ""
     )  # the entry without a metric says that the training is done
     if not {*names, finished} <= found.keys():
-        run = RunDirectory.open(path, system, MAY_DIFFER)
+        run = RunDirectory.open(path, system, SAME_NUMBERS)
         params = weights(train(experiment, arm, system, run))
         found[finished] = {}
         for key in names.keys() - found.keys():
             found[key] = evaluate(experiment.metrics, [names[key]], system, params, seed)
         if jax.process_index() == 0:
-            stored.write_text(json.dumps(found, indent=1) + "\n")
+            write_bytes(stored, (json.dumps(found, indent=1) + "\n").encode())
     scores = {name: value for key in names for name, value in found[key].items()}
     lines = RunDirectory(path, system).metrics()
     curves = {name: read_curve(lines, name) for name in experiment.curve}
@@ -332,6 +340,15 @@ def run_arm(experiment: Experiment, arm: Arm, seed: int, path: Path) -> Record:
         if curve:
             scores.setdefault(name, curve[-1][1])
     return Record(scores, curves, training_minutes(lines))
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """The scores of earlier starts; a file that is missing or damaged has none, and they are made again."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def score_key(experiment: Experiment, system: Any, name: str) -> str:
@@ -372,7 +389,7 @@ def evaluate(
         values |= {part: float(value) for part, value in parts.items()}
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
-        raise ValueError(f"metrics {', '.join(broken)} are not finite: {values}")
+        raise UserError(f"metrics {', '.join(broken)} are not finite: {values}; mend the metric")
     return values
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+import jaxvid
 from jaxvid.core.errors import UserError
 from jaxvid.core.rng import named
 from jaxvid.data.shapes import parse
@@ -25,6 +26,7 @@ from jaxvid.evaluate.statistics import wilson_interval
 from jaxvid.systems import presets
 from jaxvid.systems.vdm.report import to_uint8
 
+FIELDS = {"id", "caption", "objects", "heldout"}
 ATTRIBUTES = ("colour", "shape", "motion", "count", "all")
 
 
@@ -41,21 +43,37 @@ def group_of(entry: Mapping[str, Any]) -> str:
     return f"{objects}, never trained" if entry["heldout"] else objects
 
 
+def captions_file() -> Path:
+    """The project's caption list: in `benchmarks/` of a clone, inside the package where a wheel is installed."""
+    package = Path(jaxvid.__file__).parent
+    inside = package / "assets" / "captions.json"
+    return inside if inside.is_file() else package.parent / "benchmarks" / "captions.json"
+
+
 def read_captions(path: Path, limit: int | None) -> list[dict[str, Any]]:
-    """The caption list, or the first `limit` of each group."""
+    """The caption list, or the first `limit` of each group. Raises UserError for a file that is not such a list."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}; it must be 1 or more")
     try:
-        entries = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"captions {path} does not exist; give --captions FILE") from None
+        entries = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"captions {path}: {error.strerror}; give --captions FILE") from None
     except ValueError as error:
         raise UserError(f"captions {path} is not valid JSON: {error}; restore it") from None
     seen: dict[str, int] = {}
     chosen = []
-    for entry in entries:
+    for number, entry in enumerate(entries if isinstance(entries, list) else [None]):
+        if not isinstance(entry, dict) or not set(entry) >= FIELDS:
+            raise UserError(
+                f"captions {path}: entry {number} lacks some of {', '.join(sorted(FIELDS))}; "
+                "see benchmarks/captions.json"
+            )
         group = group_of(entry)
         seen[group] = seen.get(group, 0) + 1
         if limit is None or seen[group] <= limit:
             chosen.append(entry)
+    if not chosen:
+        raise UserError(f"captions {path} is an empty list; give another")
     return chosen
 
 

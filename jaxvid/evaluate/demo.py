@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
+from jaxvid.core.errors import UserError
 from jaxvid.data.shapes import held_out, parse
-from jaxvid.data.writing import contact_sheet, write_video
+from jaxvid.data.writing import check_place, contact_sheet, write_video
 from jaxvid.evaluate.captions import score
+from jaxvid.evaluate.sampling import step_bar
 from jaxvid.evaluate.shapes_reader import Reading, read_clip
 from jaxvid.systems import presets
 from jaxvid.systems.vdm.report import FPS, to_uint8
@@ -30,14 +31,13 @@ CAPTIONS = (
 
 def run_demo(out: Path, *, seed: int = 0, steps: int | None = None) -> int:
     """Writes one mp4 a caption and `sheet.png` into `out`, prints a line for each; returns the exit code."""
+    if steps is not None and steps < 1:
+        raise UserError(f"--steps is {steps}; it must be 1 or more")
+    check_place(out / "sheet.png")
     system, params = presets.load(MODEL)
     sampling = system.sampling if steps is None else replace(system.sampling, steps=steps)
     begin = time.monotonic()
-    with tqdm(total=sampling.steps, desc="sampling", unit="step", disable=None) as bar:
-
-        def progress(done: int, _: int, __: jax.Array) -> None:
-            bar.update(done - bar.n)
-
+    with step_bar(sampling.steps) as progress:
         videos = system.sample(
             params, jax.random.key(seed), CAPTIONS, sampling=sampling, progress=progress
         )

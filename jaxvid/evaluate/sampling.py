@@ -1,59 +1,58 @@
 """`jaxvid sample`: prompts or a given video to files."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from jaxvid.core.errors import UserError
 from jaxvid.core.rng import named
 from jaxvid.data import media
-from jaxvid.data.writing import contact_sheet, write_video
+from jaxvid.data.writing import check_place, contact_sheet, write_video
+from jaxvid.diffusion.driver import Progress
 from jaxvid.systems import presets
 from jaxvid.systems.vdm import VDM
 from jaxvid.systems.vdm.report import to_uint8
+from jaxvid.systems.vdm.sampling import windows
+from jaxvid.systems.vdm.training import to_float
 
 SUFFIXES = (".mp4", ".gif", ".mkv", ".png")
 
 
 def sample_to_files(options: Namespace, prompts: Sequence[str]) -> list[Path]:
-    """Samples as the options of `jaxvid sample` say; returns the files written."""
+    """Samples as the options of `jaxvid sample` say; returns the files written. What is wrong is said before sampling."""
     system, params = presets.load(options.source)
-    if system.text is not None and not prompts:
-        raise UserError(f"{options.source} makes videos from text; give --prompt")
-    count = len(prompts) or options.count
-    paths = output_paths(options.out, count)
-    if options.steps is not None and options.steps < 1:
-        raise UserError(f"--steps is {options.steps}; it must be 1 or more")
+    count, window = check_options(options, system, prompts), system.data.frames
+    start = None if options.extend is None else read_start(system, options.extend, count)
+    frames = options.frames or (window if start is None else start.shape[1] + window // 2)
+    if start is not None and frames <= start.shape[1]:
+        raise UserError(
+            f"--frames is {frames}, but {options.extend} has {start.shape[1]} frames already; ask for more"
+        )
+    if frames > window:
+        windows(frames, window, window // 2 if options.overlap is None else options.overlap)
+    paths = output_paths(options.out, count, frames)
     sampling = system.sampling
     for name in ("steps", "guidance"):
         if getattr(options, name) is not None:
             sampling = replace(sampling, **{name: getattr(options, name)})
-    key = jax.random.key(options.seed)
-    window = system.data.frames
-    frames = options.frames or (2 * window if options.extend else window)
-    start = None if options.extend is None else read_start(system, options.extend, count)
-    first = min(frames, window)
+    key, chosen = jax.random.key(options.seed), {"sampling": sampling, "skip": options.skip}
     if start is None:
-        with tqdm(total=sampling.steps, desc="sampling", unit="step", disable=None) as bar:
-
-            def progress(done: int, _: int, __: Array) -> None:
-                bar.update(done - bar.n)
-
+        with step_bar(sampling.steps) as progress:
             start = system.sample(
                 params,
                 named(key, "first"),
                 prompts,
                 count=count,
-                frames=first,
-                sampling=sampling,
+                frames=min(frames, window),
                 progress=progress,
+                **chosen,
             )
     if frames > start.shape[1]:
         start = system.extend(
@@ -62,9 +61,9 @@ def sample_to_files(options: Namespace, prompts: Sequence[str]) -> list[Path]:
             start,
             frames,
             prompts=prompts,
-            sampling=sampling,
             method=options.method,
             overlap=options.overlap,
+            **chosen,
         )
     videos = to_uint8(start)
     for path, video in zip(paths, videos, strict=True):
@@ -75,15 +74,48 @@ def sample_to_files(options: Namespace, prompts: Sequence[str]) -> list[Path]:
     return paths
 
 
-def output_paths(out: Path, count: int) -> list[Path]:
+def check_options(options: Namespace, system: VDM, prompts: Sequence[str]) -> int:
+    """Raises UserError for options that do not fit the model; returns the number of videos."""
+    if system.text is not None and not prompts:
+        raise UserError(f"{options.source} makes videos from text; give --prompt")
+    if prompts and options.count is not None:
+        raise UserError("--count is for models without text; give a --prompt for each video")
+    for name in ("count", "steps", "frames"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}; it must be 1 or more")
+    if not 0 < options.fps <= 1000:
+        raise UserError(f"--fps is {options.fps:g}; choose between 0 and 1000")
+    return len(prompts) or options.count or 1
+
+
+@contextmanager
+def step_bar(steps: int) -> Iterator[Progress]:
+    """A bar over sampling steps, and the function that moves it."""
+    with tqdm(total=steps, desc="sampling", unit="step", disable=None) as bar:
+
+        def progress(done: int, _: int, __: Array) -> None:
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def output_paths(out: Path, count: int, frames: int) -> list[Path]:
     """One path a video: `out` itself for one video with a known suffix, else files in the folder `out`."""
-    if out.suffix.lower() in SUFFIXES:
+    suffix = out.suffix.lower()
+    if suffix in SUFFIXES and not out.is_dir():
         if count > 1:
             raise UserError(f"--out {out} is one file for {count} videos; give a folder")
-        return [out]
-    if out.suffix:
+        if suffix == ".png" and frames > 1:
+            raise UserError(f"--out {out} holds one frame, not {frames}; name an .mp4 or a folder")
+        paths = [out]
+    elif out.suffix and not out.is_dir():
         raise UserError(f"--out {out} must end in {', '.join(SUFFIXES)}, or be a folder")
-    return [out / f"{index:03d}.mp4" for index in range(count)]
+    else:
+        paths = [out / f"{index:03d}.mp4" for index in range(count)]
+    for path in paths:
+        check_place(path)
+    return paths
 
 
 def read_start(system: VDM, path: Path, count: int) -> Float[Array, "b t h w c"]:
@@ -91,12 +123,8 @@ def read_start(system: VDM, path: Path, count: int) -> Float[Array, "b t h w c"]
     if not path.is_file():
         raise UserError(f"--extend {path} does not exist; check the path")
     info = media.probe(path)
-    frames = media.read_frames(path, range(info.frames))
-    height, width = system.data.height, system.data.width
-    if frames.shape[1:3] != (height, width):
-        resized = jax.image.resize(
-            jnp.asarray(frames, jnp.float32), (len(frames), height, width, 3), "linear"
-        )
-        frames = np.asarray(resized)
-    video = jnp.asarray(frames, jnp.float32) / 127.5 - 1.0
-    return jnp.broadcast_to(video, (count, *video.shape))
+    video = to_float(jnp.asarray(media.read_frames(path, range(info.frames)))[None])[0]
+    size = (len(video), system.data.height, system.data.width, 3)
+    if video.shape != size:
+        video = jax.image.resize(video, size, "linear")
+    return jnp.broadcast_to(video, (count, *size))

@@ -26,7 +26,6 @@ class TextConfig:
     """Shape of a text encoder; the defaults are BERT-large uncased. `frozen` encoders get no gradient and must be loaded."""
 
     vocabulary: int = 30522
-    length: int = 77
     positions: int = 512
     width: int = 1024
     layers: int = 24

@@ -27,6 +27,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvid.core.errors import UserError
 from jaxvid.core.mesh import constrain
 from jaxvid.core.rng import named
 from jaxvid.nn.attention import SpatialAttention, TemporalAttention
@@ -48,7 +49,7 @@ class UNetConfig:
     leaves the image model. `convolution="pseudo3d"` puts Make-A-Video's temporal convolution after each spatial one.
     `modulation` says how the condition enters a residual block: added before the second norm (the paper), or as scale and
     shift after it (Dhariwal & Nichol 2021). `groups` are those of the group norms.
-    `remat` recomputes each block in the backward pass. `scan=False` unrolls the blocks: a larger program that a CPU
+    `remat` recomputes each block in the backward pass. `scan=False` unrolls the blocks: a larger program, which a CPU
     runs about a third faster (docs/factorized.md). `patch` is the side of the pixel squares folded into channels before
     the stem (1: the paper). `max_distance` clips Shaw's relative positions.
     """
@@ -71,6 +72,19 @@ class UNetConfig:
     output_channels: int = 3
     remat: bool = False
     scan: bool = True
+
+    def __post_init__(self):
+        for name in ("blocks", "head_dim", "embedding_width", "groups", "max_distance", "patch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.channels < 2 or self.channels % 2:
+            raise UserError(f"channels is {self.channels}; it must be even, 2 or more")
+        if self.embedding_layers < 2:
+            raise UserError(f"embedding_layers is {self.embedding_layers}; it must be 2 or more")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise UserError(f"multipliers is {self.multipliers}; give 1 or more for each level")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"dropout is {self.dropout}; it must be within 0 and 1")
 
 
 class ResidualBlock(nnx.Module):

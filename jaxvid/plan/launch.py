@@ -22,13 +22,13 @@ def plan_in_subprocess(
     """Compiles a named program in a process that is prepared for `topology`; works from a process where jax runs.
 
     Args:
-      program: "module:function", see the module's docstring.
+      program: "module:function", see `jaxvid.plan.worker`.
       config: the configuration's name or path, handed to the function.
       topology: for example "v5e:4x4", "2*v5p:4x4x4", "h200:8", "cpu:8".
       overrides: command line words handed to the function.
       timeout: seconds after which the compilation is given up (UserError).
 
-    Raises UserError for whatever the function or the topology refuses, RuntimeError when the process dies.
+    Raises UserError for whatever the function or the topology refuses, and when the process dies.
     """
     parse_topology(topology)
     with tempfile.TemporaryDirectory(prefix="jaxvid-plan-") as folder:
@@ -56,8 +56,11 @@ def plan_in_subprocess(
                 f"plan for {topology}: not compiled after {timeout:.0f} s; raise the timeout or reduce the program"
             ) from error
         if not out.exists():
-            raise RuntimeError(
-                f"plan for {topology}: exit {done.returncode}\n{done.stdout[-4000:]}"
+            # The compiler's last words, such as "out of memory" or a missing plugin.
+            lines = [line for line in done.stdout.splitlines() if line.strip()]
+            raise UserError(
+                f"plan for {topology}: the compiling process ended with {done.returncode}: "
+                f"{lines[-1].strip() if lines else 'killed, perhaps for lack of memory'}"
             )
         text = out.read_text()
     answer = json.loads(text)

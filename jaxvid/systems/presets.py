@@ -14,6 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 import jaxvid
@@ -46,12 +47,15 @@ def load(source: str | Path) -> tuple[Any, Params]:
     folder = assets() / str(source)
     if str(source) in names():
         system = RunDirectory.read_config(folder)
-        stored = load_file(folder / "weights.safetensors")
-        params = {path: jnp.asarray(leaf, jnp.float32) for path, leaf in stored.items()}
-        return system, flatten(unflatten(system.networks(), params))
+        try:
+            stored = load_file(folder / "weights.safetensors")
+            params = {path: jnp.asarray(leaf, jnp.float32) for path, leaf in stored.items()}
+            return system, flatten(unflatten(system.networks(), params))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{folder} is damaged: {error}; install jaxvid anew") from error
     if not Path(source).is_dir():
         raise UserError(
-            f"{source} is neither a run directory nor a shipped model; shipped are: {', '.join(names())}"
+            f"{source} is neither a run directory nor a shipped model; shipped: {', '.join(names()) or 'none'}"
         )
     system = RunDirectory.read_config(source)
     stored, wanted = run_weights(Path(source)), flatten(system.networks())
@@ -73,7 +77,10 @@ def run_weights(run: Path) -> Params:
 
 
 def ship(run: str | Path, name: str) -> Path:
-    """Writes a run's weights as the preset `name` (config, float16 weights, log); returns its folder."""
+    """Writes a run's config, weights in float16 and log as the preset `name`; returns its folder.
+
+    Its README.md is for the author to write: `ship` knows the numbers, not what they mean.
+    """
     system, params = load(run)
     folder = assets() / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,6 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxvid.core.errors import UserError
 
-
 # Muon treats a kernel as one matrix from all its inputs, taps included, to its outputs: the number of tap dimensions by
 # path, first match wins. A leading layer axis is a batch of matrices.
 _TAPS = (

@@ -11,9 +11,7 @@ from jaxvid.core.errors import UserError
 from jaxvid.models.bert import load_bert
 from jaxvid.models.text import TextConfig, TextEncoder, abstract_encoder
 
-CONFIG = TextConfig(
-    vocabulary=11, length=5, positions=6, width=8, layers=2, heads=2, hidden=12, frozen=True
-)
+CONFIG = TextConfig(vocabulary=11, positions=6, width=8, layers=2, heads=2, hidden=12, frozen=True)
 TOKENS = np.array([[2, 5, 7, 3, 0], [10, 4, 0, 0, 0], [1, 1, 1, 1, 1]], np.int32)
 
 

@@ -340,7 +340,7 @@ def test_subprocess_passes_user_errors_on(program):
         plan_in_subprocess(program, "huge", "cpu:2", ["--width", "32"])
     with pytest.raises(UserError, match="not known"):
         plan_in_subprocess(program, "small", "v99:4x4")
-    with pytest.raises(RuntimeError, match="exit 1"):
+    with pytest.raises(UserError, match="the compiling process ended with 1: "):
         plan_in_subprocess(program, "small", "cpu:2", ["--width", "many"])
 
 

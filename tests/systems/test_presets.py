@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_vdm_reading import CONFIG
+from tiny_vdm import READER
 
 from jaxvid.core.errors import UserError
 from jaxvid.core.run import RunDirectory
@@ -13,8 +13,8 @@ from jaxvid.systems import presets
 from jaxvid.train.loop import LoopConfig, fit
 
 SYSTEM = replace(
-    CONFIG,
-    stages=tuple(replace(stage, steps=2, batch=2, images=0) for stage in CONFIG.stages),
+    READER,
+    stages=tuple(replace(stage, steps=2, batch=2, images=0) for stage in READER.stages),
     heldout=0,
     loop=LoopConfig(save_every=1, log_every=1),
 )

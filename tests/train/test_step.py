@@ -199,7 +199,9 @@ def test_muon_makes_every_direction_of_a_kernel_equally_long():
     ]
     gradients, vectors = {}, {}
     for path, (inputs, outputs), shape in rows:
-        left, right, matrix = with_singular_values(rng, inputs, outputs, np.linspace(0.4, 1, outputs))
+        left, right, matrix = with_singular_values(
+            rng, inputs, outputs, np.linspace(0.4, 1, outputs)
+        )
         other = with_singular_values(rng, inputs, outputs, np.linspace(9, 3, outputs))[2]
         gradients[path] = jnp.asarray(matrix.reshape(shape), jnp.float32)
         stacked = np.stack([other.reshape(shape), matrix.reshape(shape)])

@@ -43,6 +43,16 @@ class Stage:
     ema: float = 0.9999
     accumulate: int = 1
 
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("images", 0)):
+            if getattr(self, name) < least:
+                value = getattr(self, name)
+                raise UserError(f"stage {self.name}: {name} is {value}; it must be {least} or more")
+        if self.frames is not None and self.frames < 1:
+            raise UserError(f"stage {self.name}: frames is {self.frames}; it must be 1 or more")
+        if not 0.0 <= self.ema < 1.0:
+            raise UserError(f"stage {self.name}: ema is {self.ema}; it must be within 0 and 1")
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -60,6 +70,15 @@ class Sampling:
     reconstruction: float = 2.0
     threshold: Literal["none", "static", "dynamic"] = "static"
     percentile: float = 0.995
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise UserError(f"sampling.steps is {self.steps}; it must be 1 or more")
+        for name in ("gamma", "percentile"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(
+                    f"sampling.{name} is {getattr(self, name)}; it must be within 0 and 1"
+                )
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,14 @@ class VDMConfig:
     threads: int = 4
 
     def __post_init__(self):
+        if not self.stages:
+            raise UserError("stages is empty; give at least one")
+        if not 0.0 <= self.condition_drop <= 1.0:
+            raise UserError(f"condition_drop is {self.condition_drop}; it must be within 0 and 1")
+        if self.heldout < 0 or self.threads < 1:
+            raise UserError(
+                f"heldout is {self.heldout}, threads is {self.threads}; need 0 or more, 1 or more"
+            )
         patch, height, width = self.model.patch, self.data.height, self.data.width
         if height % patch or width % patch:
             raise UserError(

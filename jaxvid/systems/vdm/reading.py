@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -52,7 +51,9 @@ class CaptionBatches:
     ):
         index, count = process
         if batch % count:
-            raise UserError(f"batch {batch} does not divide by {count} processes; choose a multiple")
+            raise UserError(
+                f"batch {batch} does not divide by {count} processes; choose a multiple"
+            )
         self._source, self._tokenizer, self._seed = source, tokenizer, seed
         self._batch, self._rows, self._first = batch, batch // count, index * (batch // count)
         self._position = 0

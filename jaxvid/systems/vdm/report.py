@@ -1,5 +1,7 @@
 """What a training run shows while it goes: the held-out loss and a sheet of samples."""
 
+import contextlib
+import itertools
 from collections.abc import Mapping
 
 import jax
@@ -7,18 +9,21 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt8
 
+from jaxvid.core.errors import UserError
 from jaxvid.core.rng import named
 from jaxvid.core.run import RunDirectory
+from jaxvid.data.media import MediaError
 from jaxvid.data.pipeline import PipelineConfig, batches
 from jaxvid.data.writing import contact_sheet, write_video
 from jaxvid.systems.vdm import sampling
-from jaxvid.systems.vdm.config import VDMConfig
+from jaxvid.systems.vdm.config import Tokenizer, VDMConfig
 from jaxvid.systems.vdm.training import fixed_losses
 from jaxvid.train.phase import Report
 from jaxvid.train.state import Params, State, weights
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the held-out loss
 FPS = 8.0
+_PASSED_OVER = 64
 
 
 def to_uint8(video: Array) -> UInt8[np.ndarray, "b t h w c"]:
@@ -52,11 +57,29 @@ def make_report(config: VDMConfig, count: int = 4) -> Report:
 
 
 def heldout_prompts(config: VDMConfig, count: int) -> list[str]:
-    """Captions of the test split's first examples; none for data without captions."""
-    if config.text is None:
+    """Captions of the test split's first examples, cut to what the model reads; none for a model without text.
+
+    Examples that cannot be read or have no words are passed over, and fewer are repeated. Raises UserError if all are such.
+    """
+    if config.text is None or config.tokenizer is None:
         return []
-    source = config.data.source("test")
-    return [source[i % len(source)]["caption"] or "" for i in range(count)]
+    source, found = config.data.source("test"), []
+    for index in range(min(len(source), count + _PASSED_OVER)):
+        with contextlib.suppress(MediaError):
+            caption = fitting(config.tokenizer, source[index]["caption"] or "")
+            found += [caption] if caption else []
+        if len(found) == count:
+            return found
+    if not found:
+        raise UserError("the test split has no caption to sample from; add captions")
+    return list(itertools.islice(itertools.cycle(found), count))
+
+
+def fitting(tokenizer: Tokenizer, caption: str) -> str:
+    """The caption, without its last words where it has more tokens than the model reads."""
+    while len(tokenizer.identifiers(caption)) > tokenizer.length:
+        caption = caption.rpartition(" ")[0]
+    return caption if tokenizer.identifiers(caption) else ""
 
 
 def heldout_batch(config: VDMConfig) -> Mapping[str, np.ndarray]:

@@ -16,12 +16,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxvid.core.errors import UserError
 from jaxvid.core.paths import unflatten
 from jaxvid.core.rng import named
-from jaxvid.data.tokens import encode_prompt
+from jaxvid.data.tokens import WordTokenizer, encode_prompt
 from jaxvid.diffusion import driver, grid, guidance, reconstruction, samplers
 from jaxvid.diffusion.driver import Progress
 from jaxvid.diffusion.process import expand
@@ -150,6 +151,10 @@ def embed(config: VDMConfig, params: Params, prompts: Sequence[str]) -> Float[Ar
             )
         return None
     tokens = np.stack([encode_prompt(config.tokenizer, prompt) for prompt in prompts])
+    if isinstance(config.tokenizer, WordTokenizer):
+        unknown = {word: None for prompt in prompts for word in config.tokenizer.unknown(prompt)}
+        if unknown:
+            logging.warning("this model does not know the words: %s", ", ".join(unknown))
     return _embedder(config)(params, jnp.asarray(tokens))
 
 
@@ -176,9 +181,11 @@ def sample(
       prompts: one a clip; without any, `count` unconditional clips are drawn.
       frames, size: length and (height, width); the data's if None. The network is convolutional in space and its
         temporal attention takes any length, so both may differ from training, with what quality one must see.
-      known: given frames, by `method`; the result has them exactly.
-      low: frames given at low resolution.
+      known: given frames of the clip's shape, by `method`; the result has them exactly.
+      low: frames given at low resolution, `video` [b, t, h', w', c].
       skip: the frame skip to sample at, one of the data's `skips`; the first if None.
+
+    Raises UserError for prompts, a size, a number of frames, a skip or sampler settings that do not fit the model.
     """
     settings = sampling or config.sampling
     height, width = size or (config.data.height, config.data.width)
@@ -262,13 +269,14 @@ def complete(
     low: Known | None = None,
     sampling: Sampling | None = None,
     method: Method = "reconstruction",
+    skip: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Array, "b t h w c"]:
     """Fills the frames of `canvas` that are not `known`, window by window, each from all that is known by then.
 
     window: frames sampled at a time, the data's clip length if None. overlap: frames that a window shares with the one
     before it, half of them if None (the paper does not say how many). low: the whole canvas, or some of its frames, at low
-    resolution. progress: called with (windows done, windows in all).
+    resolution. skip: as in `sample`. progress: called with (windows done, windows in all).
     """
     b, t, h, w, _ = canvas.shape
     if prompts and len(prompts) != b:
@@ -296,6 +304,7 @@ def complete(
                 known=given,
                 low=part,
                 method=method,
+                skip=skip,
             )
             canvas = canvas.at[:, span].set(clip)
             known[span] = True
@@ -370,6 +379,8 @@ def upsample(
     """
     b, t, h, w, c = video.shape
     height, width = config.data.height, config.data.width
+    if rate < 1:
+        raise UserError(f"rate is {rate}; it must be 1 or more")
     if height % h or width % w or h > height:
         raise UserError(
             f"video of {h}x{w} cannot be upsampled to {height}x{width}; the factors must be whole numbers"

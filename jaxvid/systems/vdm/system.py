@@ -6,10 +6,11 @@ from typing import Any
 
 from jaxtyping import Array, Float, Key
 
+from jaxvid.core.errors import UserError
 from jaxvid.systems.vdm import sampling, training
 from jaxvid.systems.vdm.config import VDMConfig
 from jaxvid.systems.vdm.networks import Networks, abstract_networks
-from jaxvid.systems.vdm.report import heldout_batch, make_report
+from jaxvid.systems.vdm.report import heldout_batch, heldout_prompts, make_report
 from jaxvid.train.phase import Phase
 from jaxvid.train.state import Params, State
 from jaxvid.train.step import Sums
@@ -20,8 +21,7 @@ class VDM(VDMConfig):
     """A `VDMConfig` with the functions of a system; each is short for the function that it names.
 
     Example:
-        vdm = jaxvid.load_config("vdm/shapes")
-        params = jaxvid.load_weights("vdm/shapes")
+        vdm, params = jaxvid.load("vdm/shapes")
         video = vdm.sample(params, jax.random.key(0), prompts=["a red circle moves right"])
     """
 
@@ -30,10 +30,16 @@ class VDM(VDMConfig):
         return training.phases(self, make_report(self) if with_reports else None)
 
     def check(self) -> None:
-        """Raises UserError if the data cannot be opened: before a run directory is made."""
-        self.data.source("train")
+        """Raises UserError if the data cannot be opened or do not fit the model: before a run directory is made."""
+        source = self.data.source("train")
+        if self.text is not None and not source.captioned:
+            raise UserError(
+                "the model is conditioned on text but the data have no captions; add them, or give "
+                "--text None --tokenizer None"
+            )
         if self.heldout:
             heldout_batch(self)
+            heldout_prompts(self, 1)
 
     def start(self) -> State | None:
         """What the first phase begins with besides fresh parameters: the frozen text encoder's weights."""

@@ -1,9 +1,11 @@
 """A VDM that compiles fast, with values that are not those of its initialisation."""
 
+from dataclasses import replace
+
 import naive
 import numpy as np
 
-from jaxvid.data.shapes import ShapesConfig
+from jaxvid.data.shapes import MAX_CAPTION_WORDS, ShapesConfig, vocabulary
 from jaxvid.data.shapes_source import ShapesData
 from jaxvid.data.tokens import WordTokenizer
 from jaxvid.models.text import TextConfig
@@ -25,9 +27,7 @@ MODEL = UNetConfig(
     groups=4,
 )
 TOKENIZER = WordTokenizer(("blue", "circle", "red", "square"), length=4)
-TEXT = TextConfig(
-    vocabulary=6, length=4, positions=4, width=8, layers=1, heads=2, hidden=8, frozen=False
-)
+TEXT = TextConfig(vocabulary=6, positions=4, width=8, layers=1, heads=2, hidden=8, frozen=False)
 STAGE = Stage(
     steps=10, batch=8, images=2, optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=None)
 )
@@ -64,3 +64,27 @@ def joint_batch(config, batch=2, frames=2, images=2, seed=0):
         rate = rng.integers(0, len(config.data.skips), (batch, 1 + images))
         arrays["rate"] = rate.astype(np.int32)
     return arrays
+
+
+# A text encoder that is taught to read the captions of shapes before the video model is trained.
+WORDS = WordTokenizer(vocabulary(), MAX_CAPTION_WORDS)
+TEXT_OF_SHAPES = TextConfig(
+    vocabulary=WORDS.size,
+    positions=WORDS.length,
+    width=32,
+    layers=1,
+    heads=2,
+    hidden=32,
+    frozen=False,
+)
+ADAM = OptimizerConfig(learning_rate=3e-3)
+READING = Stage("reading", task="reading", steps=250, batch=32, optimizer=ADAM, ema=0.98)
+READER = replace(
+    system(
+        data=ShapesData(world=ShapesConfig(frames=4, size=8, two_objects=0.0)),
+        model=replace(MODEL, embedding_width=32),
+        stages=(READING, STAGE),
+    ),
+    text=TEXT_OF_SHAPES,
+    tokenizer=WORDS,
+)

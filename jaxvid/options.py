@@ -1,0 +1,195 @@
+"""The options of `jaxvid COMMAND ...`, with their help and examples."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from jaxvid.core.errors import UserError
+
+DESCRIPTION = "Text-to-video diffusion with factorized space-time U-Nets."
+
+# Adds a command: (name, what it does, examples, whether configuration options may follow).
+Add: TypeAlias = Callable[..., argparse.ArgumentParser]
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError instead of printing the usage."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def make_parser(run: Mapping[str, Callable[..., Any]]) -> argparse.ArgumentParser:
+    """The commands and their options; a parsed command has its function of `run` as the attribute `run`."""
+    parser = OneLineParser(prog="jaxvid", description=DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, about: str, examples: str, overrides: bool = False
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(run=run[name], overrides=overrides)
+        return sub
+
+    for options in (demo, train, sample, evaluate, ablate, plan, data):
+        options(add)
+    return parser
+
+
+def number(text: str) -> int | float:
+    """An int where the text is one, else a float."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def demo(add: Add) -> None:
+    """`jaxvid demo`."""
+    sub = add(
+        "demo",
+        "Make videos of eight sentences with the shipped model and say what an analyser sees in them.",
+        "  jaxvid demo\n  jaxvid demo --out /tmp/demo --seed 1",
+    )
+    sub.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for videos and the sheet"
+    )
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--steps", type=int, help="sampling steps (the model's own by default)")
+
+
+def train(add: Add) -> None:
+    """`jaxvid train`."""
+    sub = add(
+        "train",
+        "Start a run, or go on with the one in the run directory.",
+        "  jaxvid train vdm/smoke\n"
+        "  jaxvid train vdm/shapes --run runs/shapes --loop.save-every 500\n"
+        "  jaxvid train configs/vdm/clips.py --data.path my_videos --run runs/clips\n"
+        "  jaxvid train vdm/shapes --options      (every option that may follow)",
+        overrides=True,
+    )
+    sub.add_argument("config", help="a preset such as vdm/shapes, or a Python file with config()")
+    sub.add_argument(
+        "--run", type=Path, dest="directory", help="run directory (default runs/CONFIG)"
+    )
+    sub.add_argument("--options", action="store_true", help="list the configuration's options")
+    sub.add_argument(
+        "--distributed", action="store_true", help="one of several processes, as on a pod"
+    )
+
+
+def sample(add: Add) -> None:
+    """`jaxvid sample`."""
+    sub = add(
+        "sample",
+        "Draw videos from a run or a shipped model.",
+        '  jaxvid sample vdm/shapes --prompt "a red circle moves right" --out red.mp4\n'
+        "  jaxvid sample runs/shapes --prompt-file prompts.txt --out samples --steps 50 --guidance 3\n"
+        '  jaxvid sample vdm/shapes --prompt "a blue ring bounces" --frames 64 --out long.mp4\n'
+        "  jaxvid sample runs/clips --extend start.mp4 --frames 32 --out longer.mp4",
+    )
+    sub.add_argument("source", help="a run directory or a shipped model")
+    sub.add_argument("--prompt", action="append", default=[], help="may be given several times")
+    sub.add_argument("--prompt-file", type=Path, help="one prompt a line")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="an .mp4, .gif, lossless .mkv or (one frame) .png; or a folder",
+    )
+    sub.add_argument("--count", type=int, help="videos, for a model without text (1)")
+    sub.add_argument("--frames", type=int, help="length; longer than the model's is made in blocks")
+    sub.add_argument("--extend", type=Path, help="a video to go on from")
+    sub.add_argument(
+        "--method", choices=("reconstruction", "replacement"), default="reconstruction"
+    )
+    sub.add_argument("--overlap", type=int, help="frames that blocks share (half a block)")
+    sub.add_argument("--skip", type=int, help="frame skip, for a model trained at several")
+    sub.add_argument("--steps", type=int)
+    sub.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is none")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--fps", type=float, default=8.0)
+
+
+def evaluate(add: Add) -> None:
+    """`jaxvid eval`."""
+    sub = add(
+        "eval",
+        "Score a run or a shipped model by a protocol.",
+        "  jaxvid eval vdm/shapes --protocol captions\n"
+        "  jaxvid eval runs/shapes --protocol captions --seeds 1 --limit 64",
+    )
+    sub.add_argument("source", help="a run directory or a shipped model")
+    sub.add_argument("--protocol", choices=("captions",), required=True)
+    sub.add_argument("--captions", type=Path, help="another list (the project's 512)")
+    sub.add_argument("--seeds", type=int, default=3)
+    sub.add_argument("--limit", type=int, help="only the first so many captions of each kind")
+    sub.add_argument("--steps", type=int)
+    sub.add_argument("--guidance", type=float)
+    sub.add_argument("--batch", type=int, default=16)
+    sub.add_argument("--json", type=Path, help="also write the scores here")
+
+
+def ablate(add: Add) -> None:
+    """`jaxvid ablate`."""
+    sub = add(
+        "ablate",
+        "Run an experiment's arms with several seeds and say whether the claim reproduces; the same command goes on.",
+        "  jaxvid ablate experiments/joint_images.py --dry-run\n"
+        "  jaxvid ablate experiments/joint_images.py --seeds 3 --run runs/ablations\n"
+        "  jaxvid ablate experiments/joint_images.py --run runs/longer --stages.0.steps 20000",
+        overrides=True,
+    )
+    sub.add_argument("experiment", type=Path, help="a Python file; see jaxvid/evaluate/ablate.py")
+    sub.add_argument("--seeds", type=int, default=3)
+    sub.add_argument(
+        "--run", type=Path, dest="directory", default=Path("runs/ablations"), help="run directory"
+    )
+    sub.add_argument(
+        "--dry-run", action="store_true", help="list arms, counted FLOPs and cost; write nothing"
+    )
+
+
+def plan(add: Add) -> None:
+    """`jaxvid plan`."""
+    sub = add(
+        "plan",
+        "Compile a configuration's real program for a machine that is not here: does it fit?",
+        "  jaxvid plan vdm/ucf101 --topology v5p:4x4x4\n"
+        "  jaxvid plan vdm/text_small --topology h200:8 --program sample --json plan.json\n"
+        "  jaxvid plan vdm/ucf101 --topology v5e:4x4 --mesh.fsdp 16",
+        overrides=True,
+    )
+    sub.add_argument("config")
+    sub.add_argument("--topology", required=True, help="v5e:4x4, v5p:4x4x4, h200:8, cpu:8, ...")
+    sub.add_argument("--program", choices=("train", "sample"), default="train")
+    sub.add_argument("--json", type=Path)
+
+
+def data(add: Add) -> None:
+    """`jaxvid data`."""
+    sub = add(
+        "data",
+        "Make an ArrayRecord data set of a folder of videos.",
+        "  jaxvid data prepare my_videos data --name my_videos --held-out 0.1\n"
+        "  jaxvid train my_config.py --data.name data/my_videos",
+    )
+    sub.add_argument("action", choices=("prepare",))
+    sub.add_argument(
+        "source", type=Path, help="a folder of videos with captions.json or .txt files"
+    )
+    sub.add_argument("out", type=Path)
+    sub.add_argument("--name", default="clips", help="of the data set (default clips)")
+    sub.add_argument(
+        "--held-out", type=number, default=0, help='share or number of clips for the split "test"'
+    )
