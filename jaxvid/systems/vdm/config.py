@@ -31,6 +31,7 @@ class Stage:
     task: "video" trains the diffusion model, "reading" the text encoder alone (jaxvid.systems.vdm.reading).
     frames: length of the clips; None takes the data's. 1 trains the image model, from which the next stage goes on.
     images: N, independent frames appended to each clip (VDM, section 3.1). accumulate: parts a batch is taken in.
+    schedule: None takes the configuration's. An image needs less noise than a clip, whose frames repeat what they show.
     """
 
     name: str = "video"
@@ -42,6 +43,7 @@ class Stage:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: float = 0.9999
     accumulate: int = 1
+    schedule: Schedule | None = None
 
     def __post_init__(self):
         for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("images", 0)):

@@ -143,6 +143,7 @@ def phases(config: VDMConfig, report: Report | None = None) -> list[Phase]:
 
 def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
     optimizer = make_optimizer(stage.optimizer, stage.steps)
+    trained = config if stage.schedule is None else replace(config, schedule=stage.schedule)
 
     def init(previous: State | None, key: Key[Array, ""]) -> State:
         fresh = flatten(make_networks(config, key))
@@ -154,7 +155,7 @@ def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
         steps=stage.steps,
         init=init,
         step=make_step(
-            partial(loss, config), optimizer, ema_decay=stage.ema, accumulate=stage.accumulate
+            partial(loss, trained), optimizer, ema_decay=stage.ema, accumulate=stage.accumulate
         ),
         batches=partial(open_batches, config, stage),
         report=report,
