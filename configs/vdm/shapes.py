@@ -80,7 +80,7 @@ def config() -> VDM:
             ),
             Stage(
                 "clips",
-                steps=5000,
+                steps=4000,
                 batch=8,
                 optimizer=replace(muon, learning_rate=1.2e-3, decay="cosine"),
                 ema=0.998,

@@ -109,7 +109,8 @@ class ClipSource:
         count = self.view.frames if frames is None else frames
         rate, skips = 0, self.view.skips
         if rng is not None and count > 1 and len(skips) > 1:
-            rate = int(rng.integers(len(skips)))
+            fits = self.view.fitting(name, first, stop, scan.info.fps, count)
+            rate = fits[int(rng.integers(len(fits)))]
         positions = self.view.positions(name, first, stop, scan.info.fps, count, rng, skips[rate])
         if pixels is not None:
             scaled = np.stack([self.view.resize(pixels[i]) for i in positions])

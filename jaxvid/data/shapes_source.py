@@ -36,7 +36,7 @@ class ShapesSource:
         return SCENES
 
     def __repr__(self) -> str:
-        return f"ShapesSource({self.world}, {self.frames} frames, from {self.first})"
+        return f"ShapesSource({self.world}, {self.frames} frames, from {self.first}, skips {self.skips})"
 
     def name(self, index: int) -> str:
         """The scene's number."""

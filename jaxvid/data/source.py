@@ -9,6 +9,7 @@ the video's rate divided by the wanted one (`fps`). Space: the frame is scaled b
 `height x width` (area average when it shrinks, bilinear when it grows), then cropped to it.
 """
 
+import contextlib
 from dataclasses import dataclass
 from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
@@ -100,7 +101,7 @@ class ClipView:
     """Which frames and which part of them make a clip; the data configurations extend it.
 
     frames, height, width: size of the clip. stride: source frames a step. fps: frames a second instead of a stride.
-    skips: factors of the step, of which a training clip takes one at random and the fixed view the first; a model that is
+    skips: factors of the step, of which a training clip takes one at random, of those for which its video is long enough, and the fixed view the first; a model that is
     told which (`Example["rate"]`) makes clips of several frame rates. crop: where in the covering frame a training clip lies (the fixed view is central). flip: mirror half of the
     training clips left to right.
     """
@@ -159,6 +160,15 @@ class ClipView:
             )
         start = first if rng is None else first + int(rng.integers(room))
         return [start + offset for offset in offsets]
+
+    def fitting(self, name: str, first: int, stop: int, fps: int | float, frames: int) -> list[int]:
+        """Numbers of those skips at which the video is long enough for a clip; the first skip if none is."""
+        fits = []
+        for number, skip in enumerate(self.skips):
+            with contextlib.suppress(MediaError):
+                self.positions(name, first, stop, fps, frames, None, skip)
+                fits.append(number)
+        return fits or [0]
 
     def cover(self, height: int, width: int) -> tuple[int, int]:
         """Size (h, w) of a source frame scaled to just cover the clip."""

@@ -165,7 +165,7 @@ class Block(nnx.Module):
 class UNet(nnx.Module):
     """The network: noisy video, log-SNR and a condition vector in, a video of `output_channels` out.
 
-    The output is raw: what it predicts (epsilon, x, v) is for `jaxvid.diffusion.parameterization`.
+    The output is raw and float32: what it predicts (epsilon, x, v) is for `jaxvid.diffusion.parameterization`.
     """
 
     def __init__(self, config: UNetConfig, key: Key[Array, ""]):
@@ -240,7 +240,8 @@ class UNet(nnx.Module):
                 if level < len(self.grow):
                     x = self.grow[level](x, *sizes[level])
                 x, _ = run(self.up[level], x, skips=skips[level], keys=_fold(keys, "up", level))
-        x = self.head(jax.nn.silu(self.norm(x)))
+        # In float32: an estimate of x divides the rounding of an epsilon prediction by alpha, which is small.
+        x = self.head(jax.nn.silu(self.norm(x)).astype(jnp.float32))
         return rearrange(x, "b t h w (p q c) -> b t (h p) (w q) c", p=patch, q=patch)
 
     def _embed(

@@ -43,7 +43,8 @@ class OptimizerConfig:
     weight_decay: for parameters other than biases and norms' scales.
     clip_norm: gradients of a larger global norm are scaled down to it; None clips nothing.
     method: "muon" scales its updates to the size of Adam's (Liu et al., arXiv:2502.16982), so that one learning rate serves
-        the kernels and the rest, which gets Adam with Nesterov momentum and no weight decay. A kernel has one moment, not two.
+        the kernels and the rest, which gets Adam with Nesterov momentum and no weight decay. A
+        kernel has one moment, not two, of decay 0.95; `b1` and `b2` are Adam's alone.
     """
 
     learning_rate: float = 1e-4
@@ -105,6 +106,7 @@ def _method(config: OptimizerConfig, steps: int) -> optax.GradientTransformation
         )
     return optax.contrib.muon(
         schedule,
+        eps=config.epsilon,
         # Four iterations from this start are as orthogonal as five from the usual one, and cost a fifth less.
         ns_steps=4,
         preconditioning="schatten",

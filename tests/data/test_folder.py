@@ -102,6 +102,12 @@ def test_windows_by_frame_rate(total, frames, rate, wanted, seed):
     assert view.positions("a", 0, total, rate, frames, None)[0] == 0
 
 
+@pytest.mark.parametrize(("stop", "fits"), [(3, [0]), (4, [0]), (12, [0]), (13, [0, 1])])
+def test_a_clip_takes_a_skip_for_which_its_video_is_long_enough(stop, fits):
+    """Four frames at skip 4 need 13; a video too short for every skip is refused at the first."""
+    assert ClipView(frames=4, skips=(1, 4)).fitting("clip", 0, stop, 25.0, 4) == fits
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     size=st.tuples(st.integers(3, 60), st.integers(3, 60)),

@@ -397,7 +397,7 @@ def test_paths_and_shapes_of_the_parameters():
 
 
 def test_the_computation_has_the_dtype_of_the_input():
-    """What a bfloat16 network convolves is bfloat16, and what it returns."""
+    """What a bfloat16 network convolves is bfloat16; its last layer, and what it returns, is float32."""
     config = replace(JOINED, dropout=0.5, modulation="scale_shift", remat=True)
     unet = jax.eval_shape(lambda key: UNet(config, key), jax.random.key(0))
     z, logsnr, condition = inputs()
@@ -408,8 +408,9 @@ def test_the_computation_has_the_dtype_of_the_input():
         return unet(z, logsnr, condition, segment=segment, keys=keys)
 
     half = jnp.asarray(z).astype(jnp.bfloat16)
-    assert jax.eval_shape(run, unet, half, logsnr, condition, keys).dtype == jnp.bfloat16
+    assert jax.eval_shape(run, unet, half, logsnr, condition, keys).dtype == jnp.float32
     text = str(jax.make_jaxpr(run)(unet, half, logsnr, condition, keys))
     found = [line for line in text.splitlines() if "conv_general_dilated" in line]
     assert found
-    assert all(":bf16[" in line for line in found), found
+    others = [line for line in found if ":bf16[" not in line]
+    assert len(others) == 1, others

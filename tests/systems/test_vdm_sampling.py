@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_vdm import DATA, parameters, system
 
 from jaxvid.core.errors import UserError
-from jaxvid.diffusion.reconstruction import bilinear
+from jaxvid.diffusion.reconstruction import area
 from jaxvid.systems.vdm import Known, Sampling, sampling
 
 KEY = jax.random.key(4)
@@ -161,7 +161,7 @@ def test_upsampling_agrees_with_the_low_resolution():
         chosen = replace(large.sampling, reconstruction=weight, steps=4)
         video = large.upsample(params, KEY, 0.5 * VIDEO[:1], sampling=chosen)
         assert video.shape == (1, 4, 16, 16, 3)
-        distances.append(np.linalg.norm(bilinear(video, VIDEO[:1].shape) - 0.5 * VIDEO[:1]))
+        distances.append(np.linalg.norm(area(video, VIDEO[:1].shape) - 0.5 * VIDEO[:1]))
     assert distances[1] < 0.5 * distances[0]
     assert small.shape == (1, 4, 4, 4, 3)
     with pytest.raises(UserError, match=r"6x6 cannot be upsampled to 16x16"):
@@ -309,8 +309,6 @@ def test_upsampling_in_time_and_space_shows_each_window_its_part(calls):
         (PLAIN, {"count": 0}, "count is 0"),
         (PLAIN, {"frames": 0}, "frames is 0"),
         (PLAIN, {"size": (8, 0)}, "size 8x0"),
-        (PLAIN, {"sampling": replace(PLAIN.sampling, steps=0)}, "steps 0"),
-        (PLAIN, {"sampling": Sampling(gamma=1.5)}, "gamma 1.5"),
         (replace(PLAIN, model=replace(PLAIN.model, patch=2)), {"size": (8, 7)}, "multiples of 2"),
     ],
 )
@@ -321,6 +319,27 @@ def test_what_cannot_be_sampled_is_one_line(config, options, words):
 
 
 @pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"steps": 0}, "steps is 0"), ({"gamma": 1.5}, "gamma is 1.5"), ({"percentile": 2}, "is 2")],
+)
+def test_settings_out_of_range_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        Sampling(**settings)
+
+
+def test_heun_starts_where_the_data_still_have_a_share():
+    """On the whole cosine schedule its first correction would overshoot; the others take the schedule's even times."""
+    levels = {
+        name: sampling.make_levels(PLAIN, Sampling(sampler=name, steps=24))
+        for name in ("heun", "ddim")
+    }
+    assert len(levels["heun"]) == len(levels["ddim"]) == 25
+    assert levels["heun"][0] == pytest.approx(-2 * np.log(80.0), abs=1e-4)
+    assert levels["ddim"][0] == pytest.approx(-20.0, abs=1e-3)
+    assert (np.diff(levels["heun"]) > 0).all()
+
+
+@pytest.mark.parametrize(
     ("run", "words"),
     [
         (lambda: PLAIN.extend({}, KEY, clips(3), 3), "frames is 3, the video has 3 already"),
@@ -328,6 +347,8 @@ def test_what_cannot_be_sampled_is_one_line(config, options, words):
         (lambda: TEXT.extend({}, KEY, clips(3), 9, prompts=["red"]), "1 prompts for 2 clips"),
         (lambda: PLAIN.fill({}, KEY, clips(3), 1), "rate is 1"),
         (lambda: PLAIN.fill({}, KEY, clips(1), 2), "for 1 key frames"),
+        (lambda: PLAIN.fill({}, KEY, clips(3), 2, overlap=2), "overlap is 2; windows that begin"),
+        (lambda: PLAIN.upsample({}, KEY, clips(3), rate=0), "rate is 0"),
         (lambda: PLAIN.fill({}, KEY, clips(3), 4), "rate is 4; it must be below the 4 frames"),
     ],
 )

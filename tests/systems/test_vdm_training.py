@@ -32,7 +32,8 @@ def embeddings(config, p, batch, keep):
     """The vector of each segment: the pooled caption where it is kept, and the frame rate's."""
     vectors = np.zeros((*keep.shape, config.model.embedding_width))
     for place in np.ndindex(*keep.shape):
-        if config.text is not None and keep[place]:
+        # An empty caption is unconditional.
+        if config.text is not None and keep[place] and batch["tokens"][place].any():
             tokens = batch["tokens"][place][None]
             words = naive.bert(config.text, naive.part(p, "text"), tokens)
             head = config.text.width // config.text.heads

@@ -3,6 +3,7 @@
 A paper's name for a value stands in its comment where it differs from ours.
 """
 
+import zlib
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,6 +55,10 @@ class Stage:
             raise UserError(f"stage {self.name}: frames is {self.frames}; it must be 1 or more")
         if not 0.0 <= self.ema < 1.0:
             raise UserError(f"stage {self.name}: ema is {self.ema}; it must be within 0 and 1")
+
+    def data_seed(self, seed: int) -> int:
+        """Of the order and draws of the data: each stage has its own, or a later one would see again what the first saw."""
+        return zlib.crc32(f"{seed} {self.name}".encode())
 
 
 @dataclass(frozen=True)

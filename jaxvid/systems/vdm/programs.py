@@ -17,7 +17,7 @@ from jaxvid.core.mesh import (
     with_sharding,
 )
 from jaxvid.core.paths import flatten
-from jaxvid.diffusion import driver, grid
+from jaxvid.diffusion import driver
 from jaxvid.plan import Program
 from jaxvid.systems.vdm import sampling, training
 from jaxvid.systems.vdm.config import VDMConfig
@@ -81,7 +81,7 @@ def sample_program(name: str, overrides: Sequence[str], devices: Sequence[Any]) 
     plan = sampling.Plan(
         guided=config.text is not None, known=False, low=False, method="reconstruction"
     )
-    levels = grid.uniform(config.schedule, settings.steps)
+    levels = sampling.make_levels(config, settings)
 
     def run(params: Any, z: Any, embedding: Any, key: Any) -> Any:
         args = {

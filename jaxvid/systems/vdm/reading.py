@@ -131,7 +131,8 @@ def reading_phase(config: VDMConfig, stage: Stage) -> Phase:
 
     def open_captions(state: Any) -> CaptionBatches:
         process = process_shard(make_mesh(config.mesh))
-        batches = CaptionBatches(source, tokenizer, stage.batch, config.loop.seed, process)
+        seed = stage.data_seed(config.loop.seed)
+        batches = CaptionBatches(source, tokenizer, stage.batch, seed, process)
         if state is not None:
             batches.set_state(state)
         return batches

@@ -67,6 +67,16 @@ def make_sampler(sampling: Sampling) -> samplers.Sampler:
             return samplers.heun()
 
 
+def make_levels(config: VDMConfig, sampling: Sampling) -> np.ndarray:
+    """The log-SNRs that a sampler passes: evenly spaced times of the schedule (VDM), for Heun those of Karras et al. 2022.
+
+    From the cosine schedule's first levels, where alpha nearly vanishes, Heun's correction overshoots.
+    """
+    if sampling.sampler == "heun":
+        return grid.karras(sampling.steps)
+    return grid.uniform(config.schedule, sampling.steps)
+
+
 def make_denoise(config: VDMConfig, threshold: str, plan: Plan, args: dict[str, Any]) -> Denoise:
     """The denoiser of one sampling run: text guidance, then observations, then the threshold."""
     networks = unflatten(abstract_networks(config), args["params"])
@@ -106,10 +116,13 @@ def make_denoise(config: VDMConfig, threshold: str, plan: Plan, args: dict[str, 
 
 
 def low_observation(low: Known, weight: Array) -> reconstruction.Observation:
-    """The observation of some frames at low resolution (VDM, Eq. 8), through bilinear downsampling."""
+    """The observation of some frames at low resolution (VDM, Eq. 8), by the mean over pixels: how data are made small.
+
+    The paper names bilinear downsampling as an example. It disagrees with averaged pixels at every edge.
+    """
 
     def operator(x: Array) -> Array:
-        small = reconstruction.bilinear(x, low.video.shape)
+        small = reconstruction.area(x, low.video.shape)
         return jnp.where(expand(low.frames, small), small, 0.0)
 
     value = jnp.where(expand(low.frames, low.video), low.video, 0.0)
@@ -213,7 +226,7 @@ def sample(
         "rate": jnp.int32(_rate(config, skip)),
     }
     run = _program(config, make_sampler(settings), settings.threshold, plan)
-    levels = grid.uniform(config.schedule, settings.steps)
+    levels = make_levels(config, settings)
     z = jax.random.normal(named(key, "start"), shape)
     video = run(args, z, levels, named(key, "steps"), progress=progress)
     return jnp.clip(video, -1.0, 1.0)
@@ -360,7 +373,14 @@ def _on_keys(config: VDMConfig, rate: int, options: dict[str, Any]) -> dict[str,
     gaps = (window - 1) // rate
     if gaps == 0:
         raise UserError(f"rate is {rate}; it must be below the {window} frames sampled at a time")
-    return {"overlap": gaps // 2 * rate + 1, **options, "window": gaps * rate + 1}
+    overlap = options.get("overlap")
+    overlap = gaps // 2 * rate + 1 if overlap is None else overlap
+    if overlap % rate != 1 % rate:
+        raise UserError(
+            f"overlap is {overlap}; windows that begin and end on key frames share 1, {1 + rate}, {1 + 2 * rate}, "
+            "... frames"
+        )
+    return {**options, "overlap": overlap, "window": gaps * rate + 1}
 
 
 def upsample(

@@ -77,6 +77,8 @@ def loss(
     times, keep, eps = jax.vmap(draw)(keys)
     embedding = None
     if networks.text is not None:
+        # What has no caption is unconditional, as it is in sampling.
+        keep = keep & (batch["tokens"] != 0).any(axis=-1)
         embedding = networks.embed(batch["tokens"]) * keep[..., None].astype(jnp.float32)
     embedding = with_rate(networks, embedding, batch)
     if embedding is not None:
@@ -127,7 +129,10 @@ def open_batches(config: VDMConfig, stage: Stage, state: Any) -> BatchIterator:
     """The stage's training batches of this process, continued at `state`."""
     index, count = process_shard(make_mesh(config.mesh))
     settings = PipelineConfig(
-        batch=stage.batch, seed=config.loop.seed, images=stage.images, threads=config.threads
+        batch=stage.batch,
+        seed=stage.data_seed(config.loop.seed),
+        images=stage.images,
+        threads=config.threads,
     )
     source = clip_data(config, stage.frames).source("train")
     return batches(source, config.tokenizer, settings, index, count, state)
