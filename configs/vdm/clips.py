@@ -4,7 +4,7 @@
 
 The folder holds mp4, webm or gif files and `captions.json` ({name: caption}) or a `.txt` beside each. One clip is held out
 of training; the held-out loss is over random windows of it. Words are hashed, so any caption goes. Differs from
-`vdm/shapes` in data, tokenizer, size, patch and stages.
+`vdm/shapes` in data, tokenizer, size, patch, schedule (not shifted) and stages.
 """
 
 from dataclasses import replace
@@ -12,6 +12,7 @@ from dataclasses import replace
 from jaxvid.core.config import load_config
 from jaxvid.data.folder import FolderData
 from jaxvid.data.tokens import HashTokenizer
+from jaxvid.diffusion.schedule import Cosine
 from jaxvid.systems.vdm import VDM, Stage
 from jaxvid.train.loop import LoopConfig
 from jaxvid.train.optimizer import OptimizerConfig
@@ -27,6 +28,7 @@ def config() -> VDM:
         data=FolderData(
             path="data/clips", frames=8, height=64, width=64, stride=2, crop="center", held_out=1
         ),
+        schedule=Cosine(),
         model=replace(shapes.model, patch=8),
         text=replace(shapes.text, vocabulary=tokenizer.size, positions=32),
         tokenizer=tokenizer,

@@ -1,7 +1,8 @@
 """The small sibling for ablations: 8 frames of 16x16, one object.
 
-Expected: converges within 10 minutes on two CPU cores (`jaxvid ablate experiments/joint_images.py` shows the curve).
-Differs from `vdm/shapes` in the data, the width of the network and one stage without an image model before it.
+Differs from `vdm/shapes` in the data, patches of 2x2, a second level of twice the width instead of three times, AdamW, the
+unshifted schedule, and one stage that begins with nothing: neither a text encoder that can read nor an image model.
+Expected: not run to its end by itself; `experiments/joint_images.py` runs it with half the channels and shows the curve.
 """
 
 from dataclasses import replace
@@ -9,6 +10,7 @@ from dataclasses import replace
 from jaxvid.core.config import load_config
 from jaxvid.data.shapes import SHAPES_TINY
 from jaxvid.data.shapes_source import ShapesData
+from jaxvid.diffusion.schedule import Cosine
 from jaxvid.systems.vdm import VDM, Stage
 from jaxvid.train.loop import LoopConfig
 from jaxvid.train.optimizer import OptimizerConfig
@@ -20,6 +22,7 @@ def config() -> VDM:
     return replace(
         shapes,
         data=ShapesData(world=SHAPES_TINY),
+        schedule=Cosine(),
         model=replace(shapes.model, channels=64, head_dim=32, patch=2, multipliers=(1, 2)),
         stages=(
             Stage(

@@ -69,6 +69,8 @@ def load(source: str | Path) -> tuple[Any, Params]:
 
 def run_weights(run: Path) -> Params:
     """The averaged parameters of a run's newest good checkpoint, on this process's default device."""
+    if not (run / "checkpoints").is_dir():  # reading makes no folders
+        raise UserError(f"{run} has no checkpoint yet; train it further")
     with Checkpointer(run / "checkpoints") as checkpoints:
         restored = checkpoints.restore(only=lambda path: path.startswith(("ema/", "frozen/")))
     if restored is None:
