@@ -20,6 +20,7 @@ TABLE["weights"] = {"nn", "models"}
 TABLE["pipelines"] = {"nn", "models", "weights", "diffusion"}
 TABLE["systems"] = set(TABLE)
 TABLE["evaluate"] = set(TABLE)
+TABLE["options"] = set()
 TABLE["cli"] = set(TABLE)
 
 

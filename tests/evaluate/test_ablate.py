@@ -317,7 +317,7 @@ def test_the_digest_is_of_what_computes():
 
 def test_broken_metrics_are_named(tmp_path):
     broken = replace(TOY, metrics={"error": lambda *_: math.nan}, curve=())
-    with pytest.raises(ValueError, match="error are not finite"):
+    with pytest.raises(UserError, match="error are not finite"):
         runner.run_ablation(broken, tmp_path, 1)
 
 

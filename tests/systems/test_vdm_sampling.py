@@ -157,7 +157,7 @@ def test_upsampling_agrees_with_the_low_resolution():
     for name in ("kernel", "bias"):
         params[f"unet/head/{name}"] *= 0.0
     small, distances = VIDEO[:1, :, ::2, ::2], []
-    for weight in (0.0, 1.0):
+    for weight in (0.0, 4.0):
         chosen = replace(large.sampling, reconstruction=weight, steps=4)
         video = large.upsample(params, KEY, 0.5 * VIDEO[:1], sampling=chosen)
         assert video.shape == (1, 4, 16, 16, 3)
@@ -320,7 +320,7 @@ def test_what_cannot_be_sampled_is_one_line(config, options, words):
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"steps": 0}, "steps is 0"), ({"gamma": 1.5}, "gamma is 1.5"), ({"percentile": 2}, "is 2")],
+    [({"steps": 0}, "steps is 0"), ({"gamma": 1.5}, "gamma is 1.5"), ({"percentile": 2.0}, "is 2")],
 )
 def test_settings_out_of_range_are_refused(settings, words):
     with pytest.raises(UserError, match=words):

@@ -39,12 +39,13 @@ class Networks(nnx.Module):
         self.rates = nnx.Param(jnp.zeros((rates, model.embedding_width))) if rates > 1 else None
 
     def embed(self, tokens: Int[Array, "b s n"]) -> Float[Array, "b s e"]:
-        """Pools each caption to one vector (VDM, section 4.3)."""
+        """Pools each caption to one vector (VDM, section 4.3); an empty one to zeros, the unconditional vector."""
         if self.text is None or self.pool is None:
             raise ValueError("this model has no text encoder")
         b, s, n = tokens.shape
         words = self.text(tokens.reshape(b * s, n)).reshape(b, s, n, -1)
-        return self.pool(words, tokens != 0)
+        pooled = self.pool(words, tokens != 0)
+        return jnp.where((tokens != 0).any(axis=-1, keepdims=True), pooled, 0.0)
 
 
 def make_networks(config: VDMConfig, key: Key[Array, ""]) -> Networks:

@@ -77,8 +77,6 @@ def loss(
     times, keep, eps = jax.vmap(draw)(keys)
     embedding = None
     if networks.text is not None:
-        # What has no caption is unconditional, as it is in sampling.
-        keep = keep & (batch["tokens"] != 0).any(axis=-1)
         embedding = networks.embed(batch["tokens"]) * keep[..., None].astype(jnp.float32)
     embedding = with_rate(networks, embedding, batch)
     if embedding is not None:
