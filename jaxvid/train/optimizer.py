@@ -12,7 +12,7 @@ average of few updates is not dominated by the initial values.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax.numpy as jnp
 import optax
@@ -111,7 +111,7 @@ def _method(config: OptimizerConfig, steps: int) -> optax.GradientTransformation
         ns_steps=4,
         preconditioning="schatten",
         consistent_rms=0.2,
-        muon_weight_dimension_numbers=matrices,
+        muon_weight_dimension_numbers=cast(Any, matrices),
         adam_b1=config.b1,
         adam_b2=config.b2,
         weight_decay=config.weight_decay,
