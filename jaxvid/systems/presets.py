@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 import jaxvid
 from jaxvid.core.checkpoint import Checkpointer
@@ -86,10 +86,9 @@ def ship(run: str | Path, name: str) -> Path:
     system, params = load(run)
     folder = assets() / name
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {path: np.asarray(leaf, np.float16) for path, leaf in params.items()},
-        folder / "weights.safetensors",
-    )
+    weights = {path: np.asarray(leaf, np.float16) for path, leaf in params.items()}
+    # Not `save_file`, whose files only their owner can read.
+    (folder / "weights.safetensors").write_bytes(save(weights))
     (folder / "config.json").write_text(json.dumps(to_json(system), indent=1) + "\n")
     (folder / "metrics.jsonl").write_text((Path(run) / "metrics.jsonl").read_text())
     return folder
