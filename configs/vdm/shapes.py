@@ -9,7 +9,7 @@ captions  The paper conditions on BERT, which can read. This text encoder is one
           background and a little colour; with it the caption counts from the first thousands of images on.
 images    The image model. Muon needs half the images that AdamW needs for the same held-out loss.
 clips     The video model goes on from it. Sixteen frames show the same thing, so a clip keeps it through more noise than an image:
-          the cosine schedule is shifted by 2 log(1/8) in log-SNR (Hoogeboom et al. 2023, section 2.1, for resolutions). On the
+          the cosine schedule is shifted by 2 log(1/8) in log-SNR (simple diffusion, Hoogeboom et al. 2023, does so for resolutions). On the
           unshifted one all but 5% of the noise levels gave the caption away, and 1,200 steps unlearned to read it: right and
           wrong captions cost 0.100 and 0.119 at log-SNR -5, where the image model had 0.140 and 0.587.
 
