@@ -96,7 +96,7 @@ def sample(add: Add) -> None:
         '  jaxvid sample vdm/shapes --prompt "a red circle moves right" --out red.mp4\n'
         "  jaxvid sample runs/shapes --prompt-file prompts.txt --out samples --steps 50 --guidance 3\n"
         '  jaxvid sample vdm/shapes --prompt "a blue ring bounces" --frames 64 --out long.mp4\n'
-        "  jaxvid sample runs/clips --extend start.mp4 --frames 32 --out longer.mp4",
+        '  jaxvid sample runs/clips --prompt "a man surfs" --extend start.mp4 --frames 32 --out longer.mp4',
     )
     sub.add_argument("source", help="a run directory or a shipped model")
     sub.add_argument("--prompt", action="append", default=[], help="may be given several times")
@@ -108,7 +108,11 @@ def sample(add: Add) -> None:
         help="an .mp4, .gif, lossless .mkv or (one frame) .png; or a folder",
     )
     sub.add_argument("--count", type=int, help="videos, for a model without text (1)")
-    sub.add_argument("--frames", type=int, help="length; longer than the model's is made in blocks")
+    sub.add_argument(
+        "--frames",
+        type=int,
+        help="length (the model's, or half of that more than --extend); longer ones are made in blocks",
+    )
     sub.add_argument("--extend", type=Path, help="a video to go on from")
     sub.add_argument(
         "--method", choices=("reconstruction", "replacement"), default="reconstruction"

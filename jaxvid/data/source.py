@@ -101,9 +101,9 @@ class ClipView:
     """Which frames and which part of them make a clip; the data configurations extend it.
 
     frames, height, width: size of the clip. stride: source frames a step. fps: frames a second instead of a stride.
-    skips: factors of the step, of which a training clip takes one at random, of those for which its video is long enough, and the fixed view the first; a model that is
-    told which (`Example["rate"]`) makes clips of several frame rates. crop: where in the covering frame a training clip lies (the fixed view is central). flip: mirror half of the
-    training clips left to right.
+    skips: factors of the step. A training clip takes one at random, of those for which its video is long enough, the fixed
+    view the first; a model that is told which (`Example["rate"]`) makes clips of several frame rates. crop: where in the
+    covering frame a training clip lies (the fixed view is central). flip: mirror half of the training clips left to right.
     """
 
     frames: int = 16
