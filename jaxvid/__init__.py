@@ -10,12 +10,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from jaxvid.core.cpu import prefer_eigen
+
 if TYPE_CHECKING:
     from jaxvid.core.config import load_config
     from jaxvid.systems.presets import load
     from jaxvid.systems.show import show
 
 __all__ = ["load", "load_config", "show"]
+
+prefer_eigen()
 
 
 def __getattr__(name: str) -> Any:
