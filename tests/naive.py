@@ -72,7 +72,7 @@ def softmax(x):
     return y / y.sum(-1, keepdims=True)
 
 
-def spatial_conv(p, x, stride=1):
+def spatial_conv(p, x, stride=1, padding="zero"):
     """Every frame on its own; the odd row of padding is at the end."""
     kernel = p["kernel"].astype(np.float64)
     b, t, h, w, _ = x.shape
@@ -83,6 +83,8 @@ def spatial_conv(p, x, stride=1):
     y = np.zeros((b, t, rows, columns, kernel.shape[-1]))
     for i, j, di, dj in np.ndindex(rows, columns, size, size):
         row, column = i * stride + di - top, j * stride + dj - left
+        if padding == "wrap":
+            row, column = row % h, column % w
         if 0 <= row < h and 0 <= column < w:
             y[:, :, i, j] += x[:, :, row, column] @ kernel[di, dj]
     return y + p["bias"]

@@ -31,7 +31,7 @@ from jaxvid.core.errors import UserError
 from jaxvid.core.mesh import constrain
 from jaxvid.core.rng import named
 from jaxvid.nn.attention import SpatialAttention, TemporalAttention
-from jaxvid.nn.conv import Pseudo3DConv, SpatialConv
+from jaxvid.nn.conv import Padding, Pseudo3DConv, SpatialConv
 from jaxvid.nn.dropout import dropout
 from jaxvid.nn.embedding import logsnr_features
 from jaxvid.nn.linear import MLP, Linear, zeros
@@ -48,7 +48,8 @@ class UNetConfig:
     `attention_levels` are the levels (0 is the finest) with spatial and temporal attention. `temporal_attention=False`
     leaves the image model. `convolution="pseudo3d"` puts Make-A-Video's temporal convolution after each spatial one.
     `modulation` says how the condition enters a residual block: added before the second norm (the paper), or as scale and
-    shift after it (Dhariwal & Nichol 2021). `groups` are those of the group norms.
+    shift after it (Dhariwal & Nichol 2021). `padding="wrap"` is for worlds that are tori: convolutions read on at the
+    opposite border, so that a shift of z by `patch` pixels (times 2 a level) shifts the output. `groups` are those of the group norms.
     `remat` recomputes each block in the backward pass. `scan=False` unrolls the blocks: a larger program, which a CPU
     runs about a third faster (docs/factorized.md). `patch` is the side of the pixel squares folded into channels before
     the stem (1: the paper). `max_distance` clips Shaw's relative positions.
@@ -63,6 +64,7 @@ class UNetConfig:
     embedding_layers: int = 4
     temporal_attention: bool = True
     convolution: Literal["spatial", "pseudo3d"] = "spatial"
+    padding: Padding = "zero"
     modulation: Literal["add", "scale_shift"] = "add"
     groups: int = 32
     max_distance: int = 16
@@ -177,12 +179,18 @@ class UNet(nnx.Module):
         self.time = MLP(
             config.channels, config.embedding_width, config.embedding_layers, named(key, "time")
         )
-        self.stem = SpatialConv(pixels * config.input_channels, widths[0], named(key, "stem"))
+        padding: Padding = config.padding
+        self.stem = SpatialConv(
+            pixels * config.input_channels, widths[0], named(key, "stem"), padding=padding
+        )
         self.down = nnx.List(
             [_stack(widths[i], widths[i], attend[i], config, named(key, "down", i)) for i in levels]
         )
         self.shrink = nnx.List(
-            [Downsample(widths[i], widths[i + 1], named(key, "shrink", i)) for i in levels[:-1]]
+            [
+                Downsample(widths[i], widths[i + 1], named(key, "shrink", i), padding=padding)
+                for i in levels[:-1]
+            ]
         )
         self.middle = Block(widths[-1], widths[-1], attend[-1], config, named(key, "middle"))
         self.up = nnx.List(
@@ -192,11 +200,18 @@ class UNet(nnx.Module):
             ]
         )
         self.grow = nnx.List(
-            [Upsample(widths[i + 1], widths[i], named(key, "grow", i)) for i in levels[:-1]]
+            [
+                Upsample(widths[i + 1], widths[i], named(key, "grow", i), padding=padding)
+                for i in levels[:-1]
+            ]
         )
         self.norm = GroupNorm(widths[0], groups=config.groups)
         self.head = SpatialConv(
-            widths[0], pixels * config.output_channels, named(key, "head"), init=zeros
+            widths[0],
+            pixels * config.output_channels,
+            named(key, "head"),
+            init=zeros,
+            padding=padding,
         )
 
     def __call__(
@@ -258,7 +273,8 @@ class UNet(nnx.Module):
 
 
 def _convolution(config: UNetConfig) -> Callable[..., SpatialConv | Pseudo3DConv]:
-    return Pseudo3DConv if config.convolution == "pseudo3d" else SpatialConv
+    kind = Pseudo3DConv if config.convolution == "pseudo3d" else SpatialConv
+    return partial(kind, padding=config.padding)
 
 
 def _convolve(

@@ -5,6 +5,9 @@ layout fewer for the compiler to choose (measured in `docs/factorized.md`). Kern
 space and `[kt, in, out]` in time.
 """
 
+from functools import partial
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -14,53 +17,61 @@ from jaxtyping import Array, Float, Int, Key
 from jaxvid.core.rng import named
 from jaxvid.nn.linear import Initializer, fan_in
 
-Padding = str | list[tuple[int, int]]
+Pads = tuple[tuple[int, int], tuple[int, int]]
+Padding = Literal["zero", "wrap"]
 
 
 def _convolve(
     x: Float[Array, "n h w c"],
     kernel: Float[Array, "kh kw c d"],
+    pads: Pads,
     stride: int = 1,
-    padding: Padding = "SAME",
 ) -> Float[Array, "n h2 w2 d"]:
     layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=layout
-    )
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=layout)
 
 
-@jax.custom_vjp
-def _convolve_same(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"]
-) -> Float[Array, "n h w d"]:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_dense(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"], pads: Pads
+) -> Float[Array, "n h2 w2 d"]:
     """A stride-1 convolution whose gradients are written as convolutions in the forward layout.
 
     The kernel gradient that differentiation makes runs on a slow path of the CPU backend inside a loop: a scanned train
     step cost 23 times an unrolled one, and 1.3 times with these (docs/factorized.md). The numbers are the same.
     """
-    return _convolve(x, kernel)
+    return _convolve(x, kernel, pads)
 
 
-def _convolve_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel), (x, kernel)
+def _convolve_forward(x: Array, kernel: Array, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, pads), (x, kernel)
 
 
-def _convolve_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _convolve_backward(pads: Pads, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     """Of g with the flipped kernel, and of x with g where the batch plays the channels."""
     x, kernel = saved
-    pads = [((size - 1) // 2, size - 1 - (size - 1) // 2) for size in kernel.shape[:2]]
+    (top, bottom), (left, right) = pads
+    height, width = kernel.shape[0] - 1, kernel.shape[1] - 1
     flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
-    dx = _convolve(g, flipped, padding=[(high, low) for low, high in pads])
-    across = _convolve(jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3)), padding=pads)
+    dx = _convolve(g, flipped, ((height - top, height - bottom), (width - left, width - right)))
+    across = _convolve(jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3)), pads)
     return dx, jnp.transpose(across, (1, 2, 0, 3))
 
 
-_convolve_same.defvjp(_convolve_forward, _convolve_backward)
+_convolve_dense.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _around(side: int, size: int, stride: int) -> tuple[int, int]:
+    """What to add before and after `side` pixels so that `ceil(side / stride)` come out."""
+    total = max((-(-side // stride) - 1) * stride + size - side, 0)
+    return total // 2, total - total // 2
 
 
 class SpatialConv(nnx.Module):
-    """A `1 x size x size` convolution (VDM, section 3): every frame on its own, zero padding, output
-    `ceil(side / stride)` wide.
+    """A `1 x size x size` convolution (VDM, section 3): every frame on its own, output `ceil(side / stride)` wide.
+
+    `padding` is what lies beyond a frame's border: zeros, or with "wrap" the pixels of the opposite border, for
+    pictures that are tori. Then there is no border, and a shift of the input shifts the output.
     """
 
     def __init__(
@@ -72,18 +83,27 @@ class SpatialConv(nnx.Module):
         size: int = 3,
         stride: int = 1,
         init: Initializer = fan_in,
+        padding: Padding = "zero",
     ):
         self.stride = stride
+        self.padding = padding
         self.kernel = nnx.Param(init(named(key, "kernel"), (size, size, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 d"]:
         frames = rearrange(x, "b t h w c -> (b t) h w c")
         kernel = self.kernel[...].astype(x.dtype)
+        vertical, horizontal = (
+            _around(side, kernel.shape[0], self.stride) for side in x.shape[2:4]
+        )
+        pads = vertical, horizontal
+        if self.padding == "wrap":
+            frames = jnp.pad(frames, [(0, 0), vertical, horizontal, (0, 0)], mode="wrap")
+            pads = (0, 0), (0, 0)
         y = (
-            _convolve_same(frames, kernel)
+            _convolve_dense(frames, kernel, pads)
             if self.stride == 1
-            else _convolve(frames, kernel, self.stride)
+            else _convolve(frames, kernel, pads, self.stride)
         )
         y = y + self.bias[...].astype(x.dtype)
         return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
@@ -154,8 +174,11 @@ class Pseudo3DConv(nnx.Module):
         size: int = 3,
         init: Initializer = fan_in,
         temporal_size: int = 3,
+        padding: Padding = "zero",
     ):
-        self.spatial = SpatialConv(inputs, outputs, named(key, "spatial"), size=size, init=init)
+        self.spatial = SpatialConv(
+            inputs, outputs, named(key, "spatial"), size=size, init=init, padding=padding
+        )
         self.temporal = TemporalConv(
             outputs, outputs, named(key, "temporal"), size=temporal_size, init=identity_taps
         )

@@ -64,6 +64,17 @@ def test_patches_are_the_unpatched_network_on_folded_pixels():
         assert distance(y[:, :, 2 * i + row, 2 * j + column], expected[:, :, i, j, place]) < 1e-5
 
 
+@pytest.mark.parametrize("padding", ["wrap", "zero"])
+def test_on_a_torus_a_shift_of_the_input_shifts_the_output(padding):
+    """By whole tokens of the coarsest level: 2 pixels of a patch times 2 for the one downsampling."""
+    config = replace(JOINED, multipliers=(1, 2), blocks=1, patch=2, scan=False, padding=padding)
+    unet, _ = network(config)
+    z, logsnr, condition = inputs(8, 16)
+    shifted = forward(unet, np.roll(z, (4, 8), (2, 3)), logsnr, condition)
+    expected = np.roll(forward(unet, z, logsnr, condition), (4, 8), (2, 3))
+    assert (distance(shifted, expected) < 1e-5) == (padding == "wrap")
+
+
 # Ways to run the same network
 
 

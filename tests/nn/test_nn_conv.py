@@ -14,36 +14,44 @@ from jaxvid.nn.linear import zeros
 from jaxvid.nn.resample import Downsample, Upsample
 
 
+@pytest.mark.parametrize("padding", ["zero", "wrap"])
 @pytest.mark.parametrize(
     ("size", "stride", "height", "width"),
     [(3, 1, 4, 4), (3, 1, 5, 3), (1, 1, 3, 4), (3, 2, 4, 6), (3, 2, 5, 7), (3, 2, 1, 2)],
 )
-def test_spatial_convolution(size, stride, height, width):
-    conv, p = naive.filled(lambda key: SpatialConv(3, 4, key, size=size, stride=stride))
+def test_spatial_convolution(size, stride, height, width, padding):
+    conv, p = naive.filled(
+        lambda key: SpatialConv(3, 4, key, size=size, stride=stride, padding=padding)
+    )
     x = naive.normal(2, 3, height, width, 3)
-    expected = naive.spatial_conv(p, x, stride)
+    expected = naive.spatial_conv(p, x, stride, padding)
     assert expected.shape[2:4] == (-(-height // stride), -(-width // stride))
     np.testing.assert_allclose(naive.call(conv, x), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", ["zero", "wrap"])
 @pytest.mark.parametrize(
     ("size", "stride", "height", "width"), [(3, 1, 4, 5), (2, 1, 3, 4), (1, 1, 2, 2), (3, 2, 5, 4)]
 )
-def test_gradients_of_the_spatial_convolution_are_its_adjoints(size, stride, height, width):
+def test_gradients_of_the_spatial_convolution_are_its_adjoints(
+    size, stride, height, width, padding
+):
     """The convolution is linear in x and in the kernel: <y(x'), w> = <dx, x'> for every x', and so for kernels."""
-    conv, p = naive.filled(lambda key: SpatialConv(2, 3, key, size=size, stride=stride))
+    conv, p = naive.filled(
+        lambda key: SpatialConv(2, 3, key, size=size, stride=stride, padding=padding)
+    )
     x = naive.normal(2, 2, height, width, 2)
     still = {**p, "bias": 0.0 * p["bias"]}
-    w = naive.normal(*naive.spatial_conv(p, x, stride).shape, seed=2)
+    w = naive.normal(*naive.spatial_conv(p, x, stride, padding).shape, seed=2)
     total = naive.compiled(jax.grad(lambda conv, x: jnp.vdot(conv(x), w), argnums=(0, 1)))
     dconv, dx = total(conv, x)
     dconv = flatten(dconv)
     for seed in range(3, 8):
         other = naive.normal(*x.shape, seed=seed)
-        expected = np.vdot(naive.spatial_conv(still, other, stride), w)
+        expected = np.vdot(naive.spatial_conv(still, other, stride, padding), w)
         np.testing.assert_allclose(np.vdot(dx, other), expected, atol=1e-4)
         kernel = naive.normal(*p["kernel"].shape, seed=seed)
-        expected = np.vdot(naive.spatial_conv({**still, "kernel": kernel}, x, stride), w)
+        expected = np.vdot(naive.spatial_conv({**still, "kernel": kernel}, x, stride, padding), w)
         np.testing.assert_allclose(np.vdot(dconv["kernel"], kernel), expected, atol=1e-4)
     np.testing.assert_allclose(dconv["bias"], w.sum((0, 1, 2, 3)), atol=1e-5)
 
