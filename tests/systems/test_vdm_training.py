@@ -14,6 +14,8 @@ from tiny_vdm import DATA, STAGE, TEXT, TOKENIZER, joint_batch, parameters, syst
 from jaxvid.core.errors import UserError
 from jaxvid.core.paths import flatten
 from jaxvid.core.rng import named
+from jaxvid.data.shapes import ShapesConfig
+from jaxvid.data.shapes_source import ShapesData
 from jaxvid.data.tokens import HashTokenizer
 from jaxvid.systems.vdm import training
 from jaxvid.systems.vdm.networks import parameter_count
@@ -207,6 +209,19 @@ def test_a_stage_of_images_goes_on_as_one_of_clips():
     assert "tokens" not in clips
 
 
+def test_a_stage_may_have_data_of_its_own():
+    """Of which its clips are taken, in the stage's length; the others keep the configuration's."""
+    alone = replace(DATA, world=replace(DATA.world, two_objects=0))
+    own = replace(STAGE, name="own", frames=2, images=0, data=alone)
+    first, second = system(stages=(own, replace(STAGE, images=0))).phases()
+    assert next(first.batches(None))["video"].shape == (8, 2, 8, 8, 3)
+    assert next(second.batches(None))["video"].shape == (8, 4, 8, 8, 3)
+    same = system(data=alone, stages=(replace(own, data=None),)).phases()[0]
+    np.testing.assert_equal(next(first.batches(None)), next(same.batches(None)))
+    other = system(stages=(replace(own, data=None),)).phases()[0]
+    assert (next(first.batches(None))["video"] != next(other.batches(None))["video"]).any()
+
+
 def test_parameters_are_counted():
     assert parameter_count(system(text=True).networks()) == sum(
         leaf.size for leaf in parameters(system(text=True)).values()
@@ -223,6 +238,14 @@ def test_parameters_are_counted():
         (
             {"text": TEXT, "tokenizer": HashTokenizer(buckets=9, length=4)},
             "11 words but text.vocabulary is 6",
+        ),
+        (
+            {"stages": (replace(STAGE, data=ShapesData(world=ShapesConfig(size=(8, 16)))),)},
+            "stage video: data.width is 16 but the model's data has 8",
+        ),
+        (
+            {"stages": (replace(STAGE, data=replace(DATA, skips=(1, 2))),)},
+            r"stage video: data.skips is \(1, 2\) but the model's data has \(1,\)",
         ),
         (
             {"text": TEXT, "tokenizer": replace(TOKENIZER, length=5)},

@@ -33,6 +33,7 @@ class Stage:
     frames: length of the clips; None takes the data's. 1 trains the image model, from which the next stage goes on.
     images: N, independent frames appended to each clip (VDM, section 3.1). accumulate: parts a batch is taken in.
     schedule: None takes the configuration's. An image needs less noise than a clip, whose frames repeat what they show.
+    data: None takes the configuration's; of the same size, captions and frame skips, as it is the same model's.
     """
 
     name: str = "video"
@@ -45,6 +46,7 @@ class Stage:
     ema: float = 0.9999
     accumulate: int = 1
     schedule: Schedule | None = None
+    data: Data | None = None
 
     def __post_init__(self):
         for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("images", 0)):
@@ -128,6 +130,8 @@ class VDMConfig:
             raise UserError(
                 f"data.height x data.width is {height} x {width}; both must be multiples of model.patch {patch}"
             )
+        for stage in self.stages:
+            _check_stage_data(stage, self.data)
         if (self.text is None) != (self.tokenizer is None):
             raise UserError("text and tokenizer must both be given, or neither")
         if self.text is not None and self.tokenizer is not None:
@@ -139,6 +143,18 @@ class VDMConfig:
                 raise UserError(
                     f"level {level} has {channels} channels, not a multiple of model.head_dim {head}; change either"
                 )
+
+
+def _check_stage_data(stage: Stage, data: Data) -> None:
+    """Raises UserError for a stage's own data that the model of `data` does not fit."""
+    if stage.data is None:
+        return
+    for name in ("height", "width", "skips"):
+        own, model = getattr(stage.data, name), getattr(data, name)
+        if own != model:
+            raise UserError(
+                f"stage {stage.name}: data.{name} is {own} but the model's data has {model}; they must be equal"
+            )
 
 
 def _check_text(text: TextConfig, tokenizer: Tokenizer) -> None:

@@ -39,7 +39,7 @@ def train_program(name: str, overrides: Sequence[str], devices: Sequence[Any]) -
     check_batch(mesh, stage.batch)
     phase = training.phases(config)[-1]
     state = jax.eval_shape(lambda key: phase.init(None, key), jax.random.key(0))
-    clip = stage.frames or config.data.frames
+    clip = training.stage_data(config, stage).frames
     batch = abstract_batch(config, stage.batch, clip, stage.images, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = with_sharding(state, tree_sharding(mesh, state)) if mesh is not None else state

@@ -115,11 +115,12 @@ def choose(
 
 def reading_phase(config: VDMConfig, stage: Stage) -> Phase:
     """The phase of a stage whose task is "reading". Raises UserError for data whose captions' truth is unknown."""
-    if not isinstance(config.data, ShapesData) or config.tokenizer is None:
+    data = config.data if stage.data is None else stage.data
+    if not isinstance(data, ShapesData) or config.tokenizer is None:
         raise UserError(
             f"stage {stage.name} is a reading stage, which needs the shapes data with text; take the stage out"
         )
-    source, tokenizer = config.data.source("train"), config.tokenizer
+    source, tokenizer = data.source("train"), config.tokenizer
     optimizer = make_optimizer(stage.optimizer, stage.steps)
 
     def init(previous: State | None, key: Key[Array, ""]) -> State:

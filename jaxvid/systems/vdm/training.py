@@ -114,13 +114,14 @@ def bucket_sums(logsnr: Float[Array, "b t"], per_frame: Float[Array, "b t"]) -> 
     return sums
 
 
-def clip_data(config: VDMConfig, frames: int | None) -> Data:
-    """The data with clips of `frames` frames."""
-    if frames is None:
-        return config.data
-    if isinstance(config.data, ShapesData):
-        return replace(config.data, length=frames)
-    return replace(config.data, frames=frames)
+def stage_data(config: VDMConfig, stage: Stage) -> Data:
+    """The data of a stage, in clips of its length."""
+    data = config.data if stage.data is None else stage.data
+    if stage.frames is None:
+        return data
+    if isinstance(data, ShapesData):
+        return replace(data, length=stage.frames)
+    return replace(data, frames=stage.frames)
 
 
 def open_batches(config: VDMConfig, stage: Stage, state: Any) -> BatchIterator:
@@ -132,7 +133,7 @@ def open_batches(config: VDMConfig, stage: Stage, state: Any) -> BatchIterator:
         images=stage.images,
         threads=config.threads,
     )
-    source = clip_data(config, stage.frames).source("train")
+    source = stage_data(config, stage).source("train")
     return batches(source, config.tokenizer, settings, index, count, state)
 
 
