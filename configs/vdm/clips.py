@@ -4,7 +4,7 @@
 
 The folder holds mp4, webm or gif files and `captions.json` ({name: caption}) or a `.txt` beside each. One clip is held out
 of training; the held-out loss is over random windows of it. Words are hashed, so any caption goes. Differs from
-`vdm/shapes` in data, tokenizer, size, patch, schedule (not shifted) and stages.
+`vdm/shapes` in data, tokenizer, size, patch, widths, borders (not a torus), schedule (not shifted) and stages.
 """
 
 from dataclasses import replace
@@ -29,7 +29,7 @@ def config() -> VDM:
             path="data/clips", frames=8, height=64, width=64, stride=2, crop="center", held_out=1
         ),
         schedule=Cosine(),
-        model=replace(shapes.model, patch=8),
+        model=replace(shapes.model, channels=64, multipliers=(1, 3), patch=8, padding="zero"),
         text=replace(shapes.text, vocabulary=tokenizer.size, positions=32),
         tokenizer=tokenizer,
         stages=(

@@ -19,7 +19,7 @@ motion not yet).
 
 from dataclasses import replace
 
-from jaxvid.data.shapes import MAX_CAPTION_WORDS, vocabulary
+from jaxvid.data.shapes import MAX_CAPTION_WORDS, ShapesConfig, vocabulary
 from jaxvid.data.shapes_source import ShapesData
 from jaxvid.data.tokens import WordTokenizer
 from jaxvid.diffusion.schedule import Cosine
@@ -33,12 +33,12 @@ from jaxvid.train.optimizer import OptimizerConfig
 def config() -> VDM:
     """The configuration."""
     tokenizer = WordTokenizer(vocabulary(), MAX_CAPTION_WORDS)
-    muon = OptimizerConfig(2e-3, b2=0.99, warmup_steps=100, method="muon")
+    muon = OptimizerConfig(2.5e-3, b2=0.99, warmup_steps=100, method="muon")
     return VDM(
-        data=ShapesData(),
+        data=ShapesData(world=ShapesConfig(two_objects=0.25)),
         model=UNetConfig(
-            channels=64,
-            multipliers=(1, 3),
+            channels=96,
+            multipliers=(1, 2),
             blocks=1,
             attention_levels=(0, 1),
             head_dim=32,
@@ -48,6 +48,7 @@ def config() -> VDM:
             patch=4,
             modulation="scale_shift",
             groups=8,
+            padding="wrap",
             scan=False,
         ),
         text=TextConfig(
@@ -73,23 +74,33 @@ def config() -> VDM:
                 ema=0.99,
             ),
             Stage(
-                "images",
+                "singles",
                 steps=1200,
-                batch=128,
+                batch=64,
                 frames=1,
                 optimizer=muon,
+                ema=0.99,
+                schedule=Cosine(),
+                data=ShapesData(world=ShapesConfig(two_objects=0)),
+            ),
+            Stage(
+                "images",
+                steps=2800,
+                batch=64,
+                frames=1,
+                optimizer=replace(muon, decay="cosine"),
                 ema=0.99,
                 schedule=Cosine(),
             ),
             Stage(
                 "clips",
-                steps=4000,
+                steps=3600,
                 batch=8,
                 optimizer=replace(muon, learning_rate=1.2e-3, decay="cosine"),
                 ema=0.998,
             ),
         ),
         sampling=Sampling(sampler="dpm++", steps=24, guidance=2.0),
-        loop=LoopConfig(log_every=25, save_every=100),
+        loop=LoopConfig(log_every=25, save_every=200, sample_every=500),
         threads=1,
     )
