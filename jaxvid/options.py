@@ -75,6 +75,7 @@ def train(add: Add) -> None:
         "  jaxvid train vdm/smoke\n"
         "  jaxvid train vdm/shapes --run runs/shapes --loop.save-every 500\n"
         "  jaxvid train configs/vdm/clips.py --data.path my_videos --run runs/clips\n"
+        "  jaxvid train my_shapes.py --init vdm/shapes      (go on from trained weights)\n"
         "  jaxvid train vdm/shapes --options      (every option that may follow)",
         overrides=True,
     )

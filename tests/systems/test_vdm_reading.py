@@ -67,6 +67,20 @@ def test_it_learns_to_read_and_the_next_stage_goes_on_from_there():
         np.testing.assert_array_equal(leaf, source[path])
 
 
+def test_what_is_not_read_with_waits_for_the_next_stage():
+    """A model that is taught to read once more keeps the rest of its weights."""
+    first, second = READER.phases()
+    params = naive.filled(lambda key: make_networks(READER, key), 3)[1]
+    state = first.init({"trainable": params}, jax.random.key(0))
+    rest = {path for path in params if not path.startswith(reading.READ)}
+    assert set(state["frozen"]) == rest
+    assert set(state["trainable"]) == {*params} - rest | {reading.READOUT}
+    begun = weights(second.init(state, jax.random.key(2)))
+    assert set(begun) == set(params)
+    for path, leaf in begun.items():
+        np.testing.assert_array_equal(leaf, params[path])
+
+
 def test_captions_depend_on_seed_and_position_alone():
     """Whatever the number of processes, and after a resumption."""
     source = READER.data.source("train")

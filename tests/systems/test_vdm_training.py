@@ -1,6 +1,7 @@
 """The loss written out in numpy from the data to the number, and what is trained."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import jax
@@ -9,16 +10,19 @@ import naive
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_vdm import DATA, STAGE, TEXT, TOKENIZER, joint_batch, parameters, system
+from tiny_vdm import DATA, MODEL, STAGE, TEXT, TOKENIZER, joint_batch, parameters, system
 
+from jaxvid.core.config import to_json
 from jaxvid.core.errors import UserError
 from jaxvid.core.paths import flatten
 from jaxvid.core.rng import named
 from jaxvid.data.shapes import ShapesConfig
 from jaxvid.data.shapes_source import ShapesData
 from jaxvid.data.tokens import HashTokenizer
+from jaxvid.systems import presets
 from jaxvid.systems.vdm import training
 from jaxvid.systems.vdm.networks import parameter_count
+from jaxvid.train.state import weights
 
 KEY = jax.random.key(11)
 KEYS = jax.vmap(lambda index: named(KEY, index))(np.arange(2))
@@ -192,6 +196,30 @@ def test_a_run_begins_with_the_frozen_encoders_weights(tmp_path):
         if path.startswith("text/")
     }
     assert {path: leaf.shape for path, leaf in start["frozen"].items()} == wanted
+
+
+def test_a_run_may_begin_with_another_models_weights(tmp_path, monkeypatch):
+    """Those of the same path and shape; the model need not be the same."""
+    trained, folder = system(text=True), tmp_path / "vdm" / "trained"
+    folder.mkdir(parents=True)
+    stored = parameters(trained, seed=5)
+    save_file(stored, folder / "weights.safetensors")
+    (folder / "config.json").write_text(json.dumps(to_json(trained)))
+    monkeypatch.setattr(presets, "assets", lambda: tmp_path)
+    wider = replace(TEXT, positions=6)
+    config = replace(trained, init="vdm/trained", text=wider)
+    state = config.phases()[0].init(config.start(), KEY)
+    fresh = flatten(config.networks())
+    differing = {path for path, leaf in fresh.items() if leaf.shape != stored[path].shape}
+    assert differing == {"text/places/table"}
+    for path, leaf in weights(state).items():
+        same = path not in differing
+        assert same == (leaf.shape == stored[path].shape and bool((leaf == stored[path]).all()))
+    other = replace(MODEL, channels=16, patch=2, head_dim=8, embedding_width=16)
+    with pytest.raises(UserError, match="init vdm/trained has none of this model's"):
+        system(model=other, init="vdm/trained").start()
+    with pytest.raises(UserError, match="vdm/other is neither a run directory nor a shipped"):
+        system(init="vdm/other").start()
 
 
 def test_a_stage_of_images_goes_on_as_one_of_clips():

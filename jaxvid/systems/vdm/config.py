@@ -96,6 +96,7 @@ class VDMConfig:
 
     condition_drop: share of examples trained with a zero condition vector, for classifier-free guidance.
     text_weights: folder of the frozen text encoder; needed when `text.frozen`.
+    init: a shipped model or a run directory, whose weights training begins with where path and shape are the same.
     heldout: clips of the test split whose loss, at fixed times and noise, is logged with the samples.
     """
 
@@ -104,6 +105,7 @@ class VDMConfig:
     text: TextConfig | None = None
     tokenizer: Tokenizer | None = None
     text_weights: str | None = None
+    init: str | None = None
     schedule: Schedule = field(default_factory=Cosine)
     target: Literal["epsilon", "v", "x"] = "epsilon"
     weighting: Literal["epsilon", "v", "x", "min_snr", "clipped_snr", "edm"] = "epsilon"

@@ -127,8 +127,11 @@ def reading_phase(config: VDMConfig, stage: Stage) -> Phase:
         fresh = flatten(make_networks(config, key))
         params = {path: leaf for path, leaf in fresh.items() if path.startswith(READ)}
         params[READOUT] = jnp.zeros((config.model.embedding_width, sum(CHOICES)))
-        params = params if previous is None else carry(weights(previous), params)
-        return make_state(params, optimizer)
+        given = {} if previous is None else weights(previous)
+        # Weights that are not read with wait unchanged for the stage after.
+        waiting = {path: given[path] for path in fresh if path in given and path not in params}
+        everything = {**waiting, **carry(given, params)}
+        return make_state(everything, optimizer, trainable=lambda path: path in params)
 
     def open_captions(state: Any) -> CaptionBatches:
         process = process_shard(make_mesh(config.mesh))

@@ -42,7 +42,7 @@ class VDM(VDMConfig):
             heldout_prompts(self, 1)
 
     def start(self) -> State | None:
-        """What the first phase begins with besides fresh parameters: the frozen text encoder's weights."""
+        """What the first phase begins with besides fresh parameters: weights of the frozen text encoder and of `init`."""
         return training.pretrained(self)
 
     def loss(

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvid.core.errors import UserError
@@ -25,6 +26,7 @@ from jaxvid.diffusion.parameterization import to_prediction
 from jaxvid.diffusion.types import Level, Prediction
 from jaxvid.models.bert import load_bert
 from jaxvid.nn.segments import to_frames
+from jaxvid.systems.presets import load
 from jaxvid.systems.vdm.config import Data, Stage, VDMConfig
 from jaxvid.systems.vdm.networks import Networks, abstract_networks, make_networks
 from jaxvid.systems.vdm.reading import reading_phase
@@ -167,16 +169,43 @@ def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
 
 
 def pretrained(config: VDMConfig) -> State | None:
-    """The frozen text encoder's weights as a state to start from; None where all is trained from scratch.
+    """A state to start from: the frozen text encoder's weights and those of `init`; None where there are neither.
 
-    Raises UserError where the encoder is frozen and its weights are not given.
+    Raises UserError where the encoder is frozen and its weights are not given, or where `init` has nothing that fits.
     """
-    if config.text is None or not config.text.frozen:
-        return None
-    if config.text_weights is None:
-        raise UserError("text.frozen is True but text_weights is not given; name BERT's folder")
-    weights = load_bert(config.text_weights, config.text)
-    return {"trainable": {}, "frozen": {f"text/{path}": leaf for path, leaf in weights.items()}}
+    frozen: Params = {}
+    if config.text is not None and config.text.frozen:
+        if config.text_weights is None:
+            raise UserError("text.frozen is True but text_weights is not given; name BERT's folder")
+        weights = load_bert(config.text_weights, config.text)
+        frozen = {f"text/{path}": leaf for path, leaf in weights.items()}
+    given = {} if config.init is None else _matching(config, config.init)
+    return {"trainable": given, "frozen": frozen} if given or frozen else None
+
+
+def _matching(config: VDMConfig, source: str) -> Params:
+    """The trainable parameters that a trained model has in the same shape; warns where it does not have them all."""
+    wanted = {
+        path: leaf
+        for path, leaf in flatten(abstract_networks(config)).items()
+        if is_trainable(config, path)
+    }
+    _, stored = load(source)
+    found = {
+        path: stored[path]
+        for path, leaf in wanted.items()
+        if path in stored and stored[path].shape == leaf.shape
+    }
+    if not found:
+        raise UserError(
+            f"init {source} has none of this model's {len(wanted)} arrays in its shape; train from scratch with --init None"
+        )
+    if len(found) < len(wanted):
+        others = len(wanted) - len(found)
+        logging.warning(
+            "init %s: %d arrays fit, the other %d begin fresh", source, len(found), others
+        )
+    return found
 
 
 def is_trainable(config: VDMConfig, path: str) -> bool:
