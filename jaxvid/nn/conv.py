@@ -100,7 +100,7 @@ class SpatialConv(nnx.Module):
         if self.padding == "wrap":
             frames = jnp.pad(frames, [(0, 0), vertical, horizontal, (0, 0)], mode="wrap")
             pads = (0, 0), (0, 0)
-        y = (
+        y: Array = (
             _convolve_dense(frames, kernel, pads)
             if self.stride == 1
             else _convolve(frames, kernel, pads, self.stride)
