@@ -34,6 +34,7 @@ def config() -> VDM:
     """The configuration."""
     tokenizer = WordTokenizer(vocabulary(), MAX_CAPTION_WORDS)
     muon = OptimizerConfig(2.5e-3, b2=0.99, warmup_steps=100, method="muon")
+    read = ("text/", "pool/")
     return VDM(
         data=ShapesData(world=ShapesConfig(two_objects=0.25)),
         model=UNetConfig(
@@ -81,6 +82,7 @@ def config() -> VDM:
                 optimizer=muon,
                 ema=0.99,
                 schedule=Cosine(),
+                freeze=read,
                 data=ShapesData(world=ShapesConfig(two_objects=0)),
             ),
             Stage(
@@ -91,6 +93,7 @@ def config() -> VDM:
                 optimizer=replace(muon, decay="cosine"),
                 ema=0.99,
                 schedule=Cosine(),
+                freeze=read,
             ),
             Stage(
                 "clips",
@@ -98,6 +101,7 @@ def config() -> VDM:
                 batch=8,
                 optimizer=replace(muon, learning_rate=1.2e-3, decay="cosine"),
                 ema=0.998,
+                freeze=read,
             ),
         ),
         sampling=Sampling(sampler="dpm++", steps=24, guidance=2.0),

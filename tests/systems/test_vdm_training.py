@@ -237,6 +237,42 @@ def test_a_stage_of_images_goes_on_as_one_of_clips():
     assert "tokens" not in clips
 
 
+def test_a_stage_moves_what_it_does_not_freeze():
+    """What it freezes has no slot, no average, and goes on to the next stage with the rest."""
+    config = system(text=True)
+    read = ("text/", "pool/")
+    first = replace(STAGE, name="first", freeze=read)
+    fixed, free = replace(config, stages=(first, STAGE)).phases()
+    params = {path: jnp.asarray(leaf) for path, leaf in parameters(config).items()}
+    state = fixed.init({"trainable": params}, KEY)
+    still = {path for path in params if path.startswith(read)}
+    assert set(state["frozen"]) == still
+    assert set(state["trainable"]) == set(state["ema"]) == set(params) - still
+    batch = joint_batch(config, frames=4)
+    after, _ = jax.jit(fixed.step)(state, batch, KEY)
+    moved = {
+        path for path, leaf in weights(after, ema=False).items() if (leaf != params[path]).any()
+    }
+    assert moved
+    assert not moved & still
+    everything = free.init(after, KEY)["trainable"]
+    assert set(everything) == set(params)
+    for path in still:
+        np.testing.assert_array_equal(everything[path], params[path])
+
+
+@pytest.mark.parametrize(
+    ("freeze", "words"),
+    [
+        (("text/", "polo/"), "freeze has 'polo/', .* they begin with pool/, text/, unet/"),
+        (("text/", "pool/", "unet/"), "freeze leaves no parameter to train"),
+    ],
+)
+def test_a_stage_cannot_freeze_nothing_or_everything(freeze, words):
+    with pytest.raises(UserError, match=words):
+        system(text=True, stages=(replace(STAGE, freeze=freeze),)).phases()
+
+
 def test_a_stage_may_have_data_of_its_own():
     """Of which its clips are taken, in the stage's length; the others keep the configuration's."""
     alone = replace(DATA, world=replace(DATA.world, two_objects=0))

@@ -33,6 +33,7 @@ class Stage:
     frames: length of the clips; None takes the data's. 1 trains the image model, from which the next stage goes on.
     images: N, independent frames appended to each clip (VDM, section 3.1). accumulate: parts a batch is taken in.
     schedule: None takes the configuration's. An image needs less noise than a clip, whose frames repeat what they show.
+    freeze: beginnings of the paths of parameters that this stage does not move, such as ("text/", "pool/").
     data: None takes the configuration's; of the same size, captions and frame skips, as it is the same model's.
     """
 
@@ -46,6 +47,7 @@ class Stage:
     ema: float = 0.9999
     accumulate: int = 1
     schedule: Schedule | None = None
+    freeze: tuple[str, ...] = ()
     data: Data | None = None
 
     def __post_init__(self):

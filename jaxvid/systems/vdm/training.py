@@ -148,13 +148,17 @@ def phases(config: VDMConfig, report: Report | None = None) -> list[Phase]:
 
 
 def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
+    _check_freeze(config, stage)
     optimizer = make_optimizer(stage.optimizer, stage.steps)
     trained = config if stage.schedule is None else replace(config, schedule=stage.schedule)
+
+    def moves(path: str) -> bool:
+        return is_trainable(config, path) and not path.startswith(stage.freeze)
 
     def init(previous: State | None, key: Key[Array, ""]) -> State:
         fresh = flatten(make_networks(config, key))
         params = fresh if previous is None else carry(weights(previous), fresh)
-        return make_state(params, optimizer, trainable=partial(is_trainable, config))
+        return make_state(params, optimizer, trainable=moves)
 
     return Phase(
         name=stage.name,
@@ -166,6 +170,19 @@ def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
         batches=partial(open_batches, config, stage),
         report=report,
     )
+
+
+def _check_freeze(config: VDMConfig, stage: Stage) -> None:
+    """Raises UserError for a beginning of a path that no parameter has, or where nothing is left to train."""
+    paths = list(flatten(abstract_networks(config))) if stage.freeze else []
+    for beginning in stage.freeze:
+        if not any(path.startswith(beginning) for path in paths):
+            raise UserError(
+                f"stage {stage.name}: freeze has {beginning!r}, with which no parameter's path begins; "
+                f"they begin with {', '.join(sorted({path.partition('/')[0] + '/' for path in paths}))}"
+            )
+    if paths and all(path.startswith(stage.freeze) for path in paths):
+        raise UserError(f"stage {stage.name}: freeze leaves no parameter to train; take one out")
 
 
 def pretrained(config: VDMConfig) -> State | None:
