@@ -29,7 +29,14 @@ def config() -> VDM:
             path="data/clips", frames=8, height=64, width=64, stride=2, crop="center", held_out=1
         ),
         schedule=Cosine(),
-        model=replace(shapes.model, channels=64, multipliers=(1, 3), patch=8, padding="zero"),
+        model=replace(
+            shapes.model,
+            channels=64,
+            multipliers=(1, 3),
+            attention_levels=(0, 1),
+            patch=8,
+            padding="zero",
+        ),
         text=replace(shapes.text, vocabulary=tokenizer.size, positions=32),
         tokenizer=tokenizer,
         stages=(
