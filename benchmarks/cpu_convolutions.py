@@ -3,7 +3,7 @@
 Both are compiled in one process (the choice is a compiler option) and timed in alternation: layers of the U-Nets here, forward
 and with both gradients, and the gradient of the shipped preset's loss. `jaxvid.core.cpu` holds what follows from it.
 
-    python benchmarks/cpu_convolutions.py        about 3 minutes on 2 idle cores
+    python benchmarks/cpu_convolutions.py
 """
 
 import os

@@ -1,7 +1,7 @@
 """What the CPU backend of XLA is told before it starts.
 
-XLA takes its CPU convolutions from the library YNNPACK or from Eigen; jaxlib 0.10 asks YNNPACK. On a machine with AVX-512
-Eigen ran the convolutions of our U-Nets two to nine times as fast, and the whole gradient 1.6 times (docs/factorized.md).
+XLA takes its CPU convolutions from the library YNNPACK or from Eigen; jaxlib 0.10 asks YNNPACK. On two cores with AVX-512 Eigen
+ran convolutions of our U-Nets 1.4 to 9 times as fast, and a whole gradient 1.6 times (docs/factorized.md has the figures).
 """
 
 import os

@@ -4,7 +4,7 @@ A paper's name for a value stands in its comment where it differs from ours.
 """
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jaxvid.core.errors import UserError
@@ -147,6 +147,16 @@ class VDMConfig:
                 raise UserError(
                     f"level {level} has {channels} channels, not a multiple of model.head_dim {head}; change either"
                 )
+
+
+def stage_data(config: VDMConfig, stage: Stage) -> Data:
+    """The data of a stage, in clips of its length."""
+    data = config.data if stage.data is None else stage.data
+    if stage.frames is None:
+        return data
+    if isinstance(data, ShapesData):
+        return replace(data, length=stage.frames)
+    return replace(data, frames=stage.frames)
 
 
 def _check_stage_data(stage: Stage, data: Data) -> None:

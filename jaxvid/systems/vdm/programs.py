@@ -20,7 +20,7 @@ from jaxvid.core.paths import flatten
 from jaxvid.diffusion import driver
 from jaxvid.plan import Program
 from jaxvid.systems.vdm import sampling, training
-from jaxvid.systems.vdm.config import VDMConfig
+from jaxvid.systems.vdm.config import VDMConfig, stage_data
 from jaxvid.systems.vdm.networks import abstract_networks
 
 
@@ -39,7 +39,7 @@ def train_program(name: str, overrides: Sequence[str], devices: Sequence[Any]) -
     check_batch(mesh, stage.batch)
     phase = training.phases(config)[-1]
     state = jax.eval_shape(lambda key: phase.init(None, key), jax.random.key(0))
-    clip = training.stage_data(config, stage).frames
+    clip = stage_data(config, stage).frames
     batch = abstract_batch(config, stage.batch, clip, stage.images, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = with_sharding(state, tree_sharding(mesh, state)) if mesh is not None else state

@@ -24,7 +24,7 @@ from jaxvid.core.paths import flatten, unflatten
 from jaxvid.data.shapes.statements import CHOICES, NOT_ASKED, answers
 from jaxvid.data.shapes_source import ShapesData, ShapesSource
 from jaxvid.data.tokens import Tokenizer
-from jaxvid.systems.vdm.config import Stage, VDMConfig
+from jaxvid.systems.vdm.config import Stage, VDMConfig, stage_data
 from jaxvid.systems.vdm.networks import abstract_networks, make_networks
 from jaxvid.train.optimizer import make_optimizer
 from jaxvid.train.phase import Phase
@@ -115,7 +115,7 @@ def choose(
 
 def reading_phase(config: VDMConfig, stage: Stage) -> Phase:
     """The phase of a stage whose task is "reading". Raises UserError for data whose captions' truth is unknown."""
-    data = config.data if stage.data is None else stage.data
+    data = stage_data(config, stage)
     if not isinstance(data, ShapesData) or config.tokenizer is None:
         raise UserError(
             f"stage {stage.name} is a reading stage, which needs the shapes data with text; take the stage out"

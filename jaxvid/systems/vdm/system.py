@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxvid.core.errors import UserError
 from jaxvid.systems.vdm import sampling, training
-from jaxvid.systems.vdm.config import VDMConfig
+from jaxvid.systems.vdm.config import VDMConfig, stage_data
 from jaxvid.systems.vdm.networks import Networks, abstract_networks
 from jaxvid.systems.vdm.report import heldout_batch, heldout_prompts, make_report
 from jaxvid.train.phase import Phase
@@ -31,8 +31,9 @@ class VDM(VDMConfig):
 
     def check(self) -> None:
         """Raises UserError if the data cannot be opened or do not fit the model: before a run directory is made."""
-        source = self.data.source("train")
-        if self.text is not None and not source.captioned:
+        used = {self.data, *(stage_data(self, stage) for stage in self.stages)}
+        captioned = [data.source("train").captioned for data in used]
+        if self.text is not None and not all(captioned):
             raise UserError(
                 "the model is conditioned on text but the data have no captions; add them, or give "
                 "--text None --tokenizer None"

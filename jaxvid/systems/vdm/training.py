@@ -20,14 +20,13 @@ from jaxvid.core.mesh import make_mesh, process_shard
 from jaxvid.core.paths import flatten, unflatten
 from jaxvid.core.rng import named
 from jaxvid.data.pipeline import BatchIterator, PipelineConfig, batches
-from jaxvid.data.shapes_source import ShapesData
 from jaxvid.diffusion.loss import WEIGHTS, diffusion_loss
 from jaxvid.diffusion.parameterization import to_prediction
 from jaxvid.diffusion.types import Level, Prediction
 from jaxvid.models.bert import load_bert
 from jaxvid.nn.segments import to_frames
 from jaxvid.systems.presets import load
-from jaxvid.systems.vdm.config import Data, Stage, VDMConfig
+from jaxvid.systems.vdm.config import Stage, VDMConfig, stage_data
 from jaxvid.systems.vdm.networks import Networks, abstract_networks, make_networks
 from jaxvid.systems.vdm.reading import reading_phase
 from jaxvid.train.optimizer import make_optimizer
@@ -114,16 +113,6 @@ def bucket_sums(logsnr: Float[Array, "b t"], per_frame: Float[Array, "b t"]) -> 
         total = jnp.sum(jnp.where(inside, per_frame, 0.0))
         sums[f"loss/logsnr_{low:g}_{high:g}"] = (total, jnp.sum(inside.astype(jnp.float32)))
     return sums
-
-
-def stage_data(config: VDMConfig, stage: Stage) -> Data:
-    """The data of a stage, in clips of its length."""
-    data = config.data if stage.data is None else stage.data
-    if stage.frames is None:
-        return data
-    if isinstance(data, ShapesData):
-        return replace(data, length=stage.frames)
-    return replace(data, frames=stage.frames)
 
 
 def open_batches(config: VDMConfig, stage: Stage, state: Any) -> BatchIterator:
