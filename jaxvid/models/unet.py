@@ -113,12 +113,12 @@ class ResidualBlock(nnx.Module):
     ) -> Float[Array, "b t h w d"]:
         h = _convolve(self.conv1, jax.nn.silu(self.norm1(x)), segment)
         h = constrain(h, "b t h w hidden")
-        condition = self.condition(jax.nn.silu(embedding))[:, :, None, None, :]
+        condition = self.condition(jax.nn.silu(embedding))
         if self.scales:
             scale, shift = jnp.split(condition, 2, axis=-1)
-            h = self.norm2(h) * (1.0 + scale) + shift
+            h = self.norm2(h, (scale, shift))
         else:
-            h = self.norm2(h + condition)
+            h = self.norm2(h + condition[:, :, None, None, :])
         h = dropout(jax.nn.silu(h), self.rate, keys)
         h = _convolve(self.conv2, h, segment)
         return (x if self.skip is None else self.skip(x)) + h

@@ -73,6 +73,11 @@ class MultiHeadAttention(nnx.Module):
         relative: tuple[Float[Array, "i j d"], Float[Array, "i j d"]] | None = None,
     ) -> Float[Array, "b i c"]:
         context = x if context is None else context
+        if context.shape[1] == 1:  # the softmax of one score is 1, whatever the score
+            y = self.value(context)
+            if relative is not None:
+                y = y + jnp.tile(relative[1][:, 0].astype(x.dtype), y.shape[-1] // self.head_dim)
+            return self.out(jnp.broadcast_to(y, x.shape))
         heads = "b i (n d) -> b i n d"
         q = rearrange(self.query(x), heads, d=self.head_dim)
         k = rearrange(self.key(context), heads, d=self.head_dim)

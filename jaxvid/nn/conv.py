@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvid.core.rng import named
-from jaxvid.nn.linear import Initializer, fan_in
+from jaxvid.nn.linear import Initializer, add_bias, fan_in
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Padding = Literal["zero", "wrap"]
@@ -31,30 +31,48 @@ def _convolve(
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=layout)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pad(x: Float[Array, "n h w c"], pads: Pads, padding: Padding) -> tuple[Array, Pads]:
+    """What a convolution is to see of x, and the zeros that it has to add itself."""
+    if padding == "zero":
+        return x, pads
+    return jnp.pad(x, [(0, 0), *pads, (0, 0)], mode="wrap"), ((0, 0), (0, 0))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve_dense(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"], pads: Pads
-) -> Float[Array, "n h2 w2 d"]:
-    """A stride-1 convolution whose gradients are written as convolutions in the forward layout.
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"], pads: Pads, padding: Padding
+) -> Float[Array, "n h w d"]:
+    """A stride-1 convolution to the same size whose gradients are written as convolutions in the forward layout.
 
     The kernel gradient that differentiation makes runs on a slow path of the CPU backend inside a loop: a scanned train
-    step cost 23 times an unrolled one, and 1.3 times with these (docs/factorized.md). The numbers are the same.
+    step cost 23 times an unrolled one, and 1.3 times with these (docs/factorized.md). The numbers are the same. On a torus
+    the gradient by x is a convolution on the torus; what differentiation makes convolves a wider array that is mostly
+    zeros and adds its borders to the opposite ones.
     """
+    x, pads = _pad(x, pads, padding)
     return _convolve(x, kernel, pads)
 
 
-def _convolve_forward(x: Array, kernel: Array, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, pads), (x, kernel)
+def _convolve_forward(
+    x: Array, kernel: Array, pads: Pads, padding: Padding
+) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve_dense(x, kernel, pads, padding), (x, kernel)
 
 
-def _convolve_backward(pads: Pads, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _convolve_backward(
+    pads: Pads, padding: Padding, saved: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
     """Of g with the flipped kernel, and of x with g where the batch plays the channels."""
     x, kernel = saved
     (top, bottom), (left, right) = pads
     height, width = kernel.shape[0] - 1, kernel.shape[1] - 1
     flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
-    dx = _convolve(g, flipped, ((height - top, height - bottom), (width - left, width - right)))
-    across = _convolve(jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3)), pads)
+    around, zeros = _pad(
+        g, ((height - top, height - bottom), (width - left, width - right)), padding
+    )
+    dx = _convolve(around, flipped, zeros)
+    x, zeros = _pad(x, pads, padding)
+    across = _convolve(jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3)), zeros)
     return dx, jnp.transpose(across, (1, 2, 0, 3))
 
 
@@ -97,15 +115,12 @@ class SpatialConv(nnx.Module):
             _around(side, kernel.shape[0], self.stride) for side in x.shape[2:4]
         )
         pads = vertical, horizontal
-        if self.padding == "wrap":
-            frames = jnp.pad(frames, [(0, 0), vertical, horizontal, (0, 0)], mode="wrap")
-            pads = (0, 0), (0, 0)
-        y: Array = (
-            _convolve_dense(frames, kernel, pads)
-            if self.stride == 1
-            else _convolve(frames, kernel, pads, self.stride)
-        )
-        y = y + self.bias[...].astype(x.dtype)
+        if self.stride == 1:
+            y: Array = _convolve_dense(frames, kernel, pads, self.padding)
+        else:
+            frames, pads = _pad(frames, pads, self.padding)
+            y = _convolve(frames, kernel, pads, self.stride)
+        y = add_bias(y, self.bias[...])
         return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
 

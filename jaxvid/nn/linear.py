@@ -1,6 +1,7 @@
 """Dense layers. Kernels are `[in, out]`; float32 parameters are cast to the input's dtype at use."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,41 @@ Initializer = Callable[[Key[Array, ""], tuple[int, ...]], Array]
 
 fan_in: Initializer = jax.nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 zeros: Initializer = jax.nn.initializers.zeros
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def spread(vector: Float[Array, " c"], axes: tuple[int, ...]) -> Float[Array, "*axes c"]:
+    """The vector at every place of `axes`, with the gradient as a product with ones.
+
+    Left to differentiation, the gradient of a bias or a norm's scale is one sum over examples, frames and pixels, into which
+    the CPU backend merges whatever led to it, to be computed once more a channel at a time (docs/factorized.md).
+    """
+    return jnp.broadcast_to(vector, (*axes, vector.shape[0]))
+
+
+def _spread_forward(vector: Array, axes: tuple[int, ...]) -> tuple[Array, None]:
+    return spread(vector, axes), None
+
+
+def _spread_backward(axes: tuple[int, ...], _: None, g: Array) -> tuple[Array]:
+    where = tuple(range(len(axes)))
+    total = jax.lax.dot_general(
+        jnp.ones(axes, g.dtype),
+        g,
+        ((where, where), ((), ())),
+        # A TPU would round float32 to bfloat16 first.
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    return (total.astype(g.dtype),)
+
+
+spread.defvjp(_spread_forward, _spread_backward)
+
+
+def add_bias(x: Float[Array, "*axes c"], bias: Float[Array, " c"]) -> Float[Array, "*axes c"]:
+    """`x + bias` in x's dtype."""
+    return x + spread(bias.astype(x.dtype), x.shape[:-1])
 
 
 class Linear(nnx.Module):
@@ -32,9 +68,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*axes c"]) -> Float[Array, "*axes d"]:
         y = x @ self.kernel[...].astype(x.dtype)
-        if self.bias is None:
-            return y
-        return y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else add_bias(y, self.bias[...])
 
 
 class Embedding(nnx.Module):

@@ -112,6 +112,17 @@ def test_a_frame_alone_goes_through_the_value_path():
     np.testing.assert_allclose(y, CLIPS + naive.linear(naive.part(one, "out"), values), atol=1e-5)
 
 
+def test_a_clip_of_one_frame_is_its_own_only_key():
+    """The short way, without queries and keys, gives the general sum."""
+    one = CLIPS[:, 2:3]
+    expected = naive.temporal_attention(PARAMS, one, HEAD)
+    np.testing.assert_allclose(naive.call(TEMPORAL, one, None), expected, atol=1e-5)
+    layer, p = naive.filled(lambda key: MultiHeadAttention(WIDTH, HEAD, key, context_channels=3))
+    x, context = naive.normal(2, 4, WIDTH), naive.normal(2, 1, 3, seed=2)
+    expected = naive.attention(p, x, HEAD, context)
+    np.testing.assert_allclose(naive.call(layer, x, context), expected, atol=1e-5)
+
+
 def test_spatial_attention_is_per_frame():
     layer, p = naive.filled(lambda key: SpatialAttention(WIDTH, HEAD, key))
     x = naive.normal(2, 3, 2, 3, WIDTH)

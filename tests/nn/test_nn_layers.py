@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxvid.core.paths import flatten
 from jaxvid.nn.attention import (
     AttentionPooling,
     MultiHeadAttention,
@@ -17,7 +18,7 @@ from jaxvid.nn.attention import (
 from jaxvid.nn.conv import Pseudo3DConv, SpatialConv, TemporalConv
 from jaxvid.nn.dropout import dropout
 from jaxvid.nn.embedding import logsnr_features, sinusoidal
-from jaxvid.nn.linear import MLP, Embedding, Linear
+from jaxvid.nn.linear import MLP, Embedding, Linear, add_bias
 from jaxvid.nn.norm import GroupNorm, LayerNorm
 from jaxvid.nn.resample import Downsample, Upsample
 from jaxvid.nn.segments import temporal_mask, to_frames
@@ -67,6 +68,62 @@ def test_group_norm_keeps_the_variance_beside_a_large_mean():
     np.testing.assert_allclose(norm(flat), np.broadcast_to(p["bias"], flat.shape), atol=1e-6)
     gradient = jax.grad(lambda x: norm(x).sum())(flat)
     assert np.isfinite(gradient).all()
+
+
+SCALES, SHIFTS = 0.5 * naive.normal(2, 3, 8, seed=4), naive.normal(2, 3, 8, seed=5)
+
+
+def modulated(p, x, scale, shift):
+    """Dhariwal & Nichol 2021: scale and shift of each frame and channel, after the norm's own."""
+    y = naive.group_norm(p, x, 2)
+    return y * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+
+
+def test_group_norm_with_a_modulation():
+    norm, p = naive.filled(lambda key: GroupNorm(8, groups=2))
+    x = naive.normal(2, 3, 4, 5, 8)
+    y = norm(jnp.asarray(x), (jnp.asarray(SCALES), jnp.asarray(SHIFTS)))
+    np.testing.assert_allclose(y, modulated(p, x, SCALES, SHIFTS), atol=1e-5)
+
+
+def test_gradients_of_the_group_norm_are_the_differences_of_the_reference():
+    """Along random directions in x, in the norm's parameters and in the modulation; central differences in float64."""
+    norm, p = naive.filled(lambda key: GroupNorm(8, groups=2))
+    x, w = naive.normal(2, 3, 4, 5, 8), naive.normal(2, 3, 4, 5, 8, seed=3)
+    at = {**p, "x": x, "scales": SCALES, "shifts": SHIFTS}
+
+    def total(norm, x, scales, shifts):
+        return jnp.vdot(norm(x, (scales, shifts)), w)
+
+    def reference(values):
+        return np.vdot(
+            modulated(values, values["x"], values["scales"], values["shifts"]), w.astype(np.float64)
+        )
+
+    found = naive.compiled(jax.grad(total, argnums=(0, 1, 2, 3)))(norm, x, SCALES, SHIFTS)
+    gradients = {
+        **flatten(found[0]),
+        **dict(zip(("x", "scales", "shifts"), found[1:], strict=True)),
+    }
+    step = 1e-4
+    for seed, name in enumerate(at):
+        way = naive.normal(*at[name].shape, seed=10 + seed).astype(np.float64)
+        ends = [reference({**at, name: at[name] + sign * step * way}) for sign in (1, -1)]
+        difference = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose(np.vdot(gradients[name], way), difference, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_gradient_of_a_bias_is_the_sum_over_all_places(dtype):
+    """In bfloat16 too: a thousand terms are summed in float32, not rounded one by one."""
+    g = jnp.asarray(naive.normal(3, 7, 50, 4) + 0.5).astype(dtype)
+    bias, x = jnp.zeros(4, dtype), jnp.zeros(g.shape, dtype)
+    _, pull = jax.vjp(add_bias, x, bias)
+    dx, dbias = pull(g)
+    np.testing.assert_array_equal(dx.astype(jnp.float32), g.astype(jnp.float32))
+    expected = np.asarray(g, np.float64).sum((0, 1, 2))
+    rounding = 1e-5 if dtype == jnp.float32 else 2.0**-8
+    np.testing.assert_allclose(dbias.astype(jnp.float32), expected, rtol=rounding)
 
 
 def test_layer_norm():

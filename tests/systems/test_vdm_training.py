@@ -122,6 +122,41 @@ def test_the_loss_without_conditions_and_with_frame_rates():
     assert np.all(np.abs(run_loss(p, other_rate) / per_example - 1) > 1e-4)
 
 
+def test_the_snr_range_bounds_the_weight():
+    """Clipped SNR on the error of x; a stage may have bounds of its own."""
+    config = system(text=True, target="v", weighting="clipped_snr", snr_range=(0.5, 2.0))
+    p, batch = parameters(config), joint_batch(config)
+    per_example, _ = run(config, p, batch)
+    expected, _, logsnr = naive_loss(
+        config, p, batch, lambda level: np.clip(np.exp(level), 0.5, 2.0)
+    )
+    assert (logsnr < np.log(0.5)).any()
+    assert (logsnr > np.log(2.0)).any()
+    np.testing.assert_allclose(per_example, expected, rtol=1e-4)
+
+    own = replace(STAGE, snr_range=(0.25, 4.0))
+    key = jax.random.key(0)
+    losses = {}
+    for name, changes in {
+        "stage": {"stages": (own,)},
+        "config": {"snr_range": (0.25, 4.0)},
+        "other": {},
+    }.items():
+        (phase,) = replace(config, **changes).phases()
+        state = phase.init({"trainable": {n: jnp.asarray(leaf) for n, leaf in p.items()}}, key)
+        total, count = naive.compiled(phase.step)(state, batch, key)[1]["loss"]
+        losses[name] = float(total / count)
+    assert losses["stage"] == losses["config"] != losses["other"]
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (2.0, 1.0)])
+def test_an_snr_range_out_of_order_is_refused(bounds):
+    with pytest.raises(UserError, match=r"snr_range is .*give two positive numbers"):
+        system(snr_range=bounds)
+    with pytest.raises(UserError, match="stage video: snr_range is"):
+        replace(STAGE, snr_range=bounds)
+
+
 def test_fixed_losses_are_those_of_a_time_and_a_noise():
     config = system(text=True)
     p, batch = parameters(config), joint_batch(config, frames=4, images=0)

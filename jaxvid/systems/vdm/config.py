@@ -32,7 +32,8 @@ class Stage:
     task: "video" trains the diffusion model, "reading" the text encoder alone (jaxvid.systems.vdm.reading).
     frames: length of the clips; None takes the data's. 1 trains the image model, from which the next stage goes on.
     images: N, independent frames appended to each clip (VDM, section 3.1). accumulate: parts a batch is taken in.
-    schedule: None takes the configuration's. An image needs less noise than a clip, whose frames repeat what they show.
+    schedule, snr_range: None takes the configuration's. An image needs less noise than a clip, whose frames repeat what
+        they show.
     freeze: beginnings of the paths of parameters that this stage does not move, such as ("text/", "pool/").
     data: None takes the configuration's; of the same size, captions and frame skips, as it is the same model's.
     """
@@ -47,6 +48,7 @@ class Stage:
     ema: float = 0.9999
     accumulate: int = 1
     schedule: Schedule | None = None
+    snr_range: tuple[float, float] | None = None
     freeze: tuple[str, ...] = ()
     data: Data | None = None
 
@@ -57,6 +59,8 @@ class Stage:
                 raise UserError(f"stage {self.name}: {name} is {value}; it must be {least} or more")
         if self.frames is not None and self.frames < 1:
             raise UserError(f"stage {self.name}: frames is {self.frames}; it must be 1 or more")
+        if self.snr_range is not None:
+            _check_range(f"stage {self.name}: snr_range", self.snr_range)
         if not 0.0 <= self.ema < 1.0:
             raise UserError(f"stage {self.name}: ema is {self.ema}; it must be within 0 and 1")
 
@@ -96,6 +100,8 @@ class Sampling:
 class VDMConfig:
     """A Video Diffusion Model and its training.
 
+    snr_range: the bounds that "clipped_snr" clips the SNR to. The floor of 1 is Salimans & Ho's; a lower one leaves more of
+        the loss to the noise levels at which shapes are decided, and less to those at which only places are guessed.
     condition_drop: share of examples trained with a zero condition vector, for classifier-free guidance.
     text_weights: folder of the frozen text encoder; needed when `text.frozen`.
     init: a shipped model or a run directory, whose weights training begins with where path and shape are the same.
@@ -111,6 +117,7 @@ class VDMConfig:
     schedule: Schedule = field(default_factory=Cosine)
     target: Literal["epsilon", "v", "x"] = "epsilon"
     weighting: Literal["epsilon", "v", "x", "min_snr", "clipped_snr", "edm"] = "epsilon"
+    snr_range: tuple[float, float] = (1.0, 5.0)
     condition_drop: float = 0.1
     stages: tuple[Stage, ...] = (Stage(),)
     sampling: Sampling = field(default_factory=Sampling)
@@ -123,6 +130,7 @@ class VDMConfig:
     def __post_init__(self):
         if not self.stages:
             raise UserError("stages is empty; give at least one")
+        _check_range("snr_range", self.snr_range)
         if not 0.0 <= self.condition_drop <= 1.0:
             raise UserError(f"condition_drop is {self.condition_drop}; it must be within 0 and 1")
         if self.heldout < 0 or self.threads < 1:
@@ -147,6 +155,12 @@ class VDMConfig:
                 raise UserError(
                     f"level {level} has {channels} channels, not a multiple of model.head_dim {head}; change either"
                 )
+
+
+def _check_range(name: str, bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    if not 0.0 < low <= high:
+        raise UserError(f"{name} is {low} to {high}; give two positive numbers, the lower first")
 
 
 def stage_data(config: VDMConfig, stage: Stage) -> Data:

@@ -20,7 +20,7 @@ from jaxvid.core.mesh import make_mesh, process_shard
 from jaxvid.core.paths import flatten, unflatten
 from jaxvid.core.rng import named
 from jaxvid.data.pipeline import BatchIterator, PipelineConfig, batches
-from jaxvid.diffusion.loss import WEIGHTS, diffusion_loss
+from jaxvid.diffusion.loss import WEIGHTS, LogWeight, clipped_snr_weight, diffusion_loss
 from jaxvid.diffusion.parameterization import to_prediction
 from jaxvid.diffusion.types import Level, Prediction
 from jaxvid.models.bert import load_bert
@@ -90,9 +90,16 @@ def loss(
         )
 
     per_example, detail = diffusion_loss(
-        denoise, x, eps, config.schedule, WEIGHTS[config.weighting], times, segment=segment
+        denoise, x, eps, config.schedule, log_weight(config), times, segment=segment
     )
     return per_example, bucket_sums(detail.logsnr, detail.per_frame)
+
+
+def log_weight(config: VDMConfig) -> LogWeight:
+    """The weighting that `config` names."""
+    if config.weighting == "clipped_snr":
+        return clipped_snr_weight(*config.snr_range)
+    return WEIGHTS[config.weighting]
 
 
 def with_rate(
@@ -139,7 +146,8 @@ def phases(config: VDMConfig, report: Report | None = None) -> list[Phase]:
 def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
     _check_freeze(config, stage)
     optimizer = make_optimizer(stage.optimizer, stage.steps)
-    trained = config if stage.schedule is None else replace(config, schedule=stage.schedule)
+    own = {name: getattr(stage, name) for name in ("schedule", "snr_range")}
+    trained = replace(config, **{name: value for name, value in own.items() if value is not None})
 
     def moves(path: str) -> bool:
         return is_trainable(config, path) and not path.startswith(stage.freeze)
@@ -248,7 +256,6 @@ def _fixed_loss(config: VDMConfig) -> Callable[..., Array]:
 
         times = jnp.full(x.shape[0], time)
         eps = jax.random.normal(key, x.shape)
-        weight = WEIGHTS[config.weighting]
-        return diffusion_loss(denoise, x, eps, config.schedule, weight, times)[0]
+        return diffusion_loss(denoise, x, eps, config.schedule, log_weight(config), times)[0]
 
     return jax.jit(evaluate)
