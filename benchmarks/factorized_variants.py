@@ -2,7 +2,7 @@
 
 A variant is `apply(params, x)` on `x[b, t, h, w, c]`; all variants of a group compute the same numbers from the same
 parameters. Convolution kernels are [3, 3, c, c] in space and [3, c, c] in time, attention has [4, c, c] for query, key,
-value and output, blocks are stacked as [layers, 2, 3, 3, c, c].
+value and output, norms have [2, c] for scale and bias, blocks are stacked as [layers, 2, 3, 3, c, c].
 """
 
 from collections.abc import Callable
@@ -13,8 +13,12 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
 
+from jaxvid.nn.conv import convolve_dense
+from jaxvid.nn.linear import spread
+from jaxvid.nn.norm import group_normalize
+
 Variant = Callable[[Any, jax.Array], jax.Array]
-HEAD, LAYERS = 64, 4
+HEAD, LAYERS, NORM_GROUPS = 64, 4, 8
 
 
 # Space
@@ -68,6 +72,17 @@ def _backward(saved, g):
 
 
 conv2d_own_gradients.defvjp(_forward, _backward)
+
+
+RING = ((1, 1), (1, 1))
+
+
+def torus_padded(x, kernel):
+    return conv2d(jnp.pad(x, [(0, 0), *RING, (0, 0)], mode="wrap"), kernel, "VALID")
+
+
+def torus_own_gradients(x, kernel):
+    return convolve_dense(x, kernel, RING, "wrap")
 
 
 # Time
@@ -183,6 +198,30 @@ def direct(axes: str) -> Variant:
     return apply
 
 
+# Norms
+
+
+def normed(norm: Variant) -> Variant:
+    """Between two SiLUs: in a network neither what comes in nor its gradient is there for nothing."""
+    return lambda params, x: jax.nn.silu(norm(params, jax.nn.silu(x)))
+
+
+def norm_by_groups(params, x):
+    """Means over pixels and the channels of a group at once, as the formula says."""
+    b, t, h, w, c = x.shape
+    grouped = x.astype(jnp.float32).reshape(b, t, h * w, NORM_GROUPS, c // NORM_GROUPS)
+    mean = grouped.mean((2, 4), keepdims=True)
+    variance = jnp.square(grouped - mean).mean((2, 4), keepdims=True)
+    y = ((grouped - mean) * lax.rsqrt(variance + 1e-5)).reshape(x.shape)
+    return (y * params[0] + params[1]).astype(x.dtype)
+
+
+def norm_own_gradients(params, x):
+    """Means over pixels first; the gradient written out."""
+    gain, offset = (spread(row.astype(jnp.float32), x.shape[:2]) for row in params)
+    return group_normalize(x, gain, offset, NORM_GROUPS, 1e-5)
+
+
 # Blocks
 
 
@@ -257,6 +296,20 @@ GROUPS: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
             "folded, einsum": over_time(attend_einsum),
             "folded, dot_product_attention": over_time(attend_library),
             "not folded, einsum": direct("bipnd,bjpnd->bpnij,bipnd"),
+        },
+    ),
+    "group norm": (
+        ("2", "c"),
+        {
+            "over groups, differentiated": normed(norm_by_groups),
+            "over pixels, own gradients": normed(norm_own_gradients),
+        },
+    ),
+    "1x3x3 convolution on a torus": (
+        ("3", "3", "c", "c"),
+        {
+            "padded, differentiated": fold(torus_padded),
+            "own gradients": fold(torus_own_gradients),
         },
     ),
     "4 blocks": (

@@ -296,13 +296,13 @@ def constrain(x: jax.Array, layout: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, _spec(mesh, layout, x.shape))
 
 
-def per_frame(fn: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array) -> jax.Array:
+def per_frame(fn: Callable[..., jax.Array], x: jax.Array, *whole: Any) -> jax.Array:
     """`fn(x, *whole)` for a function that treats every frame of `x[b, t, ...]` on its own.
 
     Folding frames into the batch, `(b t)`, has no layout where both are split and a device holds several examples: the
     compiler would gather all frames and compute them everywhere. So where frames are split this runs `fn` on each
     device's own examples and frames (`shard_map` over data, fsdp and frames; `tensor` is left to the compiler). `whole`
-    are parameters. Without an active mesh, or with frames=1, or where the axes do not divide x, it is `fn` itself.
+    are parameters, arrays or trees of them. Without an active mesh, or with frames=1, or where the axes do not divide x, it is `fn` itself.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape.get("frames", 1) == 1 or not isinstance(x, Tracer):
@@ -313,9 +313,9 @@ def per_frame(fn: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array) -> 
         return fn(x, *whole)
     axes = _axes(mesh, "b") + _axes(mesh, "t")
 
-    def local(x: jax.Array, *whole: jax.Array) -> jax.Array:
+    def local(x: jax.Array, *whole: Any) -> jax.Array:
         # Every device has its own use of the parameters; differentiated, this sums their gradients.
-        return fn(x, *(jax.lax.pcast(value, axes, to="varying") for value in whole))
+        return fn(x, *jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axes, to="varying"), whole))
 
     return jax.shard_map(
         local,

@@ -12,6 +12,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxvid.core.mesh import per_frame
 from jaxvid.core.rng import named
 from jaxvid.nn.linear import Initializer, Linear, zeros
 from jaxvid.nn.norm import GroupNorm
@@ -106,11 +107,15 @@ class SpatialAttention(nnx.Module):
         self.attention = MultiHeadAttention(channels, head_dim, named(key, "attention"))
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        b, t, h, w, _ = x.shape
-        tokens = rearrange(self.norm(x), "b t h w c -> (b t) (h w) c")
-        return x + rearrange(
-            self.attention(tokens), "(b t) (h w) c -> b t h w c", b=b, t=t, h=h, w=w
-        )
+        return x + per_frame(_over_pixels, self.norm(x), self.attention)
+
+
+def _over_pixels(
+    x: Float[Array, "b t h w c"], attention: MultiHeadAttention
+) -> Float[Array, "b t h w c"]:
+    b, t, h, w, _ = x.shape
+    tokens = rearrange(x, "b t h w c -> (b t) (h w) c")
+    return rearrange(attention(tokens), "(b t) (h w) c -> b t h w c", b=b, t=t, h=h, w=w)
 
 
 class TemporalAttention(nnx.Module):

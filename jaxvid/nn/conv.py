@@ -14,6 +14,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvid.core.mesh import per_frame
 from jaxvid.core.rng import named
 from jaxvid.nn.linear import Initializer, add_bias, fan_in
 
@@ -39,7 +40,7 @@ def _pad(x: Float[Array, "n h w c"], pads: Pads, padding: Padding) -> tuple[Arra
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve_dense(
+def convolve_dense(
     x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"], pads: Pads, padding: Padding
 ) -> Float[Array, "n h w d"]:
     """A stride-1 convolution to the same size whose gradients are written as convolutions in the forward layout.
@@ -56,7 +57,7 @@ def _convolve_dense(
 def _convolve_forward(
     x: Array, kernel: Array, pads: Pads, padding: Padding
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve_dense(x, kernel, pads, padding), (x, kernel)
+    return convolve_dense(x, kernel, pads, padding), (x, kernel)
 
 
 def _convolve_backward(
@@ -76,7 +77,7 @@ def _convolve_backward(
     return dx, jnp.transpose(across, (1, 2, 0, 3))
 
 
-_convolve_dense.defvjp(_convolve_forward, _convolve_backward)
+convolve_dense.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _around(side: int, size: int, stride: int) -> tuple[int, int]:
@@ -109,18 +110,23 @@ class SpatialConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 d"]:
+        y = per_frame(self._fold, x, self.kernel[...].astype(x.dtype))
+        return add_bias(y, self.bias[...])
+
+    def _fold(
+        self, x: Float[Array, "b t h w c"], kernel: Float[Array, "kh kw c d"]
+    ) -> Float[Array, "b t h2 w2 d"]:
+        """The convolution without its bias, frames folded into the batch."""
         frames = rearrange(x, "b t h w c -> (b t) h w c")
-        kernel = self.kernel[...].astype(x.dtype)
         vertical, horizontal = (
             _around(side, kernel.shape[0], self.stride) for side in x.shape[2:4]
         )
         pads = vertical, horizontal
         if self.stride == 1:
-            y: Array = _convolve_dense(frames, kernel, pads, self.padding)
+            y: Array = convolve_dense(frames, kernel, pads, self.padding)
         else:
             frames, pads = _pad(frames, pads, self.padding)
             y = _convolve(frames, kernel, pads, self.stride)
-        y = add_bias(y, self.bias[...])
         return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
 

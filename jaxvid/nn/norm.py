@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxvid.nn.linear import spread
 
-# What the backward pass of `_normalize` keeps: x, gain, and of every frame and channel the mean and 1 / deviation.
+# What the backward pass of `group_normalize` keeps: x, gain, and of every frame and channel the mean and 1 / deviation.
 _Kept = tuple[Array, Array, Array, Array]
 
 
@@ -34,7 +34,7 @@ def _at_pixels(values: Float[Array, "b t c"]) -> Float[Array, "b t 1 1 c"]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalize(
+def group_normalize(
     x: Float[Array, "b t h w c"],
     gain: Float[Array, "b t c"],
     offset: Float[Array, "b t c"],
@@ -43,17 +43,14 @@ def _normalize(
 ) -> Float[Array, "b t h w c"]:
     """`(x - mean) / deviation * gain + offset` with the statistics of each frame's groups.
 
-    The gradient is written out because the one that differentiation makes sums over frames, pixels and groups in ways that
-    the CPU backend computes slowly and several times over: with it the whole gradient of a small U-Net on 128 frames
-    took 2.8 times as long (docs/factorized.md). Here all sums are over the pixels of one frame's channel, two in each
-    direction.
+    `gain` and `offset` are float32. The gradient is written out because differentiation makes one that sums over frames,
+    pixels and groups in ways that the CPU backend computes slowly and several times over (docs/factorized.md). Here all large
+    sums are over the pixels of one frame's channel, two in each direction.
     """
-    return _normalize_forward(x, gain, offset, groups, eps)[0]
+    return _forward(x, gain, offset, groups, eps)[0]
 
 
-def _normalize_forward(
-    x: Array, gain: Array, offset: Array, groups: int, eps: float
-) -> tuple[Array, _Kept]:
+def _forward(x: Array, gain: Array, offset: Array, groups: int, eps: float) -> tuple[Array, _Kept]:
     wide = x.astype(jnp.float32)
     mean = _group_mean(_over_pixels(wide), groups)
     centred = wide - _at_pixels(mean)
@@ -62,7 +59,7 @@ def _normalize_forward(
     return y.astype(x.dtype), (x, gain, mean, rate)
 
 
-def _normalize_backward(groups: int, eps: float, kept: _Kept, g: Array) -> tuple[Array, ...]:
+def _backward(groups: int, eps: float, kept: _Kept, g: Array) -> tuple[Array, ...]:
     """With u = (x - mean) rate: du = g gain, dx = rate (du - <du> - u <du u>), where <> is the mean over the group."""
     del eps
     x, gain, mean, rate = kept
@@ -77,7 +74,7 @@ def _normalize_backward(groups: int, eps: float, kept: _Kept, g: Array) -> tuple
     return dx.astype(x.dtype), pixels * along, pixels * level
 
 
-_normalize.defvjp(_normalize_forward, _normalize_backward)
+group_normalize.defvjp(_forward, _backward)
 
 
 class GroupNorm(nnx.Module):
@@ -102,7 +99,7 @@ class GroupNorm(nnx.Module):
         if modulation is not None:
             scale, shift = (part.astype(jnp.float32) for part in modulation)
             gain, offset = gain * (1.0 + scale), offset * (1.0 + scale) + shift
-        return _normalize(x, gain, offset, self.groups, self.eps)
+        return group_normalize(x, gain, offset, self.groups, self.eps)
 
 
 class LayerNorm(nnx.Module):

@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 from tiny_vdm import joint_batch, parameters, system
 
-from jaxvid.core.mesh import MeshConfig, active, make_mesh, replicated, to_global, tree_sharding
+from jaxvid.core.mesh import (
+    MeshConfig,
+    active,
+    batch_sharding,
+    make_mesh,
+    replicated,
+    to_global,
+    tree_sharding,
+)
 from jaxvid.core.paths import flatten
+from jaxvid.models.unet import UNet
 from jaxvid.systems.vdm.training import phases
 from jaxvid.train.optimizer import make_optimizer
 from jaxvid.train.state import make_state
@@ -82,3 +91,26 @@ def test_sharded_equals_single_device(single, mesh, parts):
     for group in ("trainable", "ema", "optimizer/1/0/mu", "optimizer/1/0/nu"):
         shard = state[f"{group}/{kernel}"].addressable_shards[0].data
         assert shard.size * ways == state[f"{group}/{kernel}"].size
+
+
+def test_split_frames_meet_in_temporal_attention_alone():
+    """Frames over two devices and two examples on each: no layer of the image model gathers another device's frames."""
+    mesh = make_mesh(MeshConfig(data=4, frames=2), jax.devices()[:8])
+
+    def program(temporal):
+        unet = jax.eval_shape(
+            lambda key: UNet(replace(CONFIG.model, temporal_attention=temporal), key), KEY
+        )
+
+        def total(unet, z, logsnr):
+            return jnp.mean(jnp.square(unet(z, logsnr)))
+
+        sharding = batch_sharding(mesh, "b t")
+        z = jax.ShapeDtypeStruct((8, 4, 8, 8, 3), jnp.float32, sharding=sharding)
+        logsnr = jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=sharding)
+        with active(mesh):
+            return naive.compiled(jax.grad(total)).lower(unet, z, logsnr).compile().as_text()
+
+    exchanges = ("all-gather", "all-to-all", "collective-permute")
+    assert not any(name in program(temporal=False) for name in exchanges)
+    assert any(name in program(temporal=True) for name in exchanges)
