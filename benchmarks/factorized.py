@@ -10,7 +10,8 @@ Decisions:
                          slow path on a CPU inside a loop, 23 times the work; on v5e and H200 nothing changes
     3x1x1 convolution    one matrix product a tap on padded, sliced frames: masks by segment, and exchanges single frames
                          where they are split over devices (indexing gathers them all)
-    attention            over space einsum on unfolded frames (they may be split over devices), over time on folded pixels
+    attention            over space on folded frames (each device's own where they are split), over time on folded pixels
+    norms                sums over pixels, then over groups, with the gradient written out
     repeated blocks      `lax.scan`, with the gradients above also on a CPU
 
     python benchmarks/factorized.py cpu --out cpu.json       about 5 minutes on 2 idle cores

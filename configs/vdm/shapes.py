@@ -70,7 +70,7 @@ def config() -> VDM:
         ),
         tokenizer=tokenizer,
         target="x",
-        schedule=Cosine(shift=1 / 8),
+        schedule=Cosine(shift=1 / 4),
         weighting="clipped_snr",
         snr_range=(0.2, 5.0),
         stages=(
@@ -95,7 +95,7 @@ def config() -> VDM:
             ),
             Stage(
                 "images",
-                steps=9000,
+                steps=4000,
                 batch=32,
                 frames=1,
                 optimizer=replace(muon, decay="cosine"),
@@ -105,9 +105,9 @@ def config() -> VDM:
             ),
             Stage(
                 "clips",
-                steps=7000,
+                steps=9000,
                 batch=4,
-                optimizer=replace(muon, learning_rate=1.2e-3, decay="cosine"),
+                optimizer=replace(muon, learning_rate=2e-3, decay="cosine"),
                 ema=0.998,
                 snr_range=(0.2 / 16, 5.0 / 16),
                 freeze=read,
