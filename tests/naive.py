@@ -105,10 +105,9 @@ def temporal_conv(p, x, segment=None):
 
 
 def convolution(p, x, segment):
-    """Spatial, or spatial and temporal where there are parameters of both."""
-    if "kernel" in p:
-        return spatial_conv(p, x)
-    return temporal_conv(part(p, "temporal"), spatial_conv(part(p, "spatial"), x), segment)
+    """Spatial, and then temporal where there are parameters of that."""
+    y, temporal = spatial_conv(p, x), part(p, "temporal")
+    return temporal_conv(temporal, y, segment) if temporal else y
 
 
 def group_norm(p, x, groups=32, eps=1e-5):

@@ -105,11 +105,11 @@ def config() -> VDM:
             ),
             Stage(
                 "clips",
-                steps=9000,
+                steps=10500,
                 batch=4,
                 optimizer=replace(muon, learning_rate=2e-3, decay="cosine"),
                 ema=0.998,
-                snr_range=(0.2 / 16, 5.0 / 16),
+                snr_range=(0.08, 0.32),
                 freeze=read,
             ),
         ),

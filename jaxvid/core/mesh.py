@@ -56,8 +56,8 @@ class Rule(NamedTuple):
 
 
 # Kernels that produce a block's hidden channels, and kernels that consume them; between the two of a pair no message is
-# needed. A (2+1)D convolution is a pair of its own.
-PRODUCES = r"(^|/)(conv1|condition|conv[12]/spatial|query|key|value)"
+# needed. The temporal half of a (2+1)D convolution consumes what its spatial half gives.
+PRODUCES = r"(^|/)(conv1|condition|query|key|value)"
 CONSUMES = r"(^|/)(conv2|conv[12]/temporal|out)"
 
 # First match wins. Vectors stay whole over `fsdp`: gathering one costs a message and saves kilobytes.

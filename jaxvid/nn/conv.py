@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxvid.core.mesh import per_frame
 from jaxvid.core.rng import named
-from jaxvid.nn.linear import Initializer, add_bias, fan_in
+from jaxvid.nn.linear import Initializer, add_bias, fan_in, spread
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Padding = Literal["zero", "wrap"]
@@ -167,9 +167,11 @@ class TemporalConv(nnx.Module):
         padded = jnp.pad(x, [(0, 0), around, (0, 0), (0, 0), (0, 0)])
         if segment is not None:
             segments = jnp.pad(segment, [(0, 0), around], constant_values=-1)
-        y = jnp.broadcast_to(self.bias[...].astype(x.dtype), (*x.shape[:-1], kernel.shape[-1]))
+        y = spread(self.bias[...].astype(x.dtype), x.shape[:-1])
         # One product a tap on shifted slices, the only form that masks without indexing (docs/factorized.md).
         for tap in range(self.size):
+            if abs(tap - half) >= frames:  # beyond the clip whichever frame it starts from
+                continue
             neighbour = padded[:, tap : tap + frames]
             if segment is not None:
                 same = segments[:, tap : tap + frames] == segment
@@ -180,10 +182,12 @@ class TemporalConv(nnx.Module):
         return y
 
 
-class Pseudo3DConv(nnx.Module):
+class Pseudo3DConv(SpatialConv):
     """Make-A-Video's (2+1)D convolution (Eq. 2): a 2-D convolution, then a temporal one that starts as the identity.
 
-    At initialisation, and for a clip of one frame whose temporal kernel has not moved, it is the 2-D convolution.
+    At initialisation, and for a clip of one frame whose temporal kernel has not moved, it is the 2-D convolution. Kernel and
+    bias of the spatial half have the paths that they have in a `SpatialConv`, so an image model's weights are taken over
+    by path.
     """
 
     def __init__(
@@ -197,9 +201,7 @@ class Pseudo3DConv(nnx.Module):
         temporal_size: int = 3,
         padding: Padding = "zero",
     ):
-        self.spatial = SpatialConv(
-            inputs, outputs, named(key, "spatial"), size=size, init=init, padding=padding
-        )
+        super().__init__(inputs, outputs, key, size=size, init=init, padding=padding)
         self.temporal = TemporalConv(
             outputs, outputs, named(key, "temporal"), size=temporal_size, init=identity_taps
         )
@@ -207,4 +209,4 @@ class Pseudo3DConv(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], segment: Int[Array, "b t"] | None = None
     ) -> Float[Array, "b t h w d"]:
-        return self.temporal(self.spatial(x), segment)
+        return self.temporal(super().__call__(x), segment)

@@ -25,7 +25,7 @@ from jaxvid.core.errors import UserError
 # path, first match wins. A leading layer axis is a batch of matrices.
 _TAPS = (
     (r"conv[12]?/temporal/kernel$", 1),
-    (r"(conv[12]?|conv[12]/spatial)/kernel$", 2),
+    (r"conv[12]?/kernel$", 2),
     (r"/kernel$", 0),
 )
 

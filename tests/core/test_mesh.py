@@ -90,11 +90,6 @@ def test_one_device_needs_no_mesh():
         ("conv1/kernel", (3, 3, 8, 5), P(None, None, "fsdp")),
         ("out/kernel", (8, 3), P("tensor")),
         # (2+1)D convolutions
-        (
-            "down/0/residual/conv1/spatial/kernel",
-            (2, 3, 3, 8, 16),
-            P(None, None, None, "fsdp", "tensor"),
-        ),
         ("down/0/residual/conv1/temporal/kernel", (2, 3, 16, 16), P(None, None, "tensor", "fsdp")),
         ("down/0/residual/condition/kernel", (2, 32, 16), P(None, "fsdp", "tensor")),
         ("down/0/residual/condition/bias", (2, 16), P(None, "tensor")),

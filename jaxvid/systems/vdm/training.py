@@ -84,10 +84,11 @@ def loss(
         embedding = to_frames(embedding, segment)
     dropping = jax.vmap(lambda key: named(key, "dropout"))(keys) if config.model.dropout else None
 
+    # A clip alone is one segment, whose frames all see each other: nothing to mask.
+    apart = segment if segments > 1 else None
+
     def denoise(z: Array, level: Level) -> Prediction:
-        return network_denoise(
-            config, networks, z, level, embedding, segment=segment, keys=dropping
-        )
+        return network_denoise(config, networks, z, level, embedding, segment=apart, keys=dropping)
 
     per_example, detail = diffusion_loss(
         denoise, x, eps, config.schedule, log_weight(config), times, segment=segment
