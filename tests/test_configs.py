@@ -21,7 +21,7 @@ PARAMETERS = {
     "vdm/bair": (114_598_019, 114_598_019),
     "vdm/clips": (5_238_464, 4_445_376),
     "vdm/kinetics600": (877_847_171, 877_847_171),
-    "vdm/shapes": (2_621_292, 2_343_404),
+    "vdm/shapes": (2_978_796, 2_700_908),
     "vdm/shapes_tiny": (2_518_028, 2_240_140),
     "vdm/smoke": (190_252, 34_668),
     "vdm/text_large": (1_217_187_459, 879_946_371),
@@ -51,6 +51,7 @@ def unet_parameters(model):
 
     def block(inputs, c, level):
         convolutions = k * inputs * c + c + k * c * c + c
+        convolutions += 2 * (3 * c * c + c) * (model.convolution == "pseudo3d")
         count = 2 * inputs + 2 * c + convolutions + adds * (e * c + c)
         count += inputs * c + c if inputs != c else 0
         attention = 2 * c + 4 * c * c + c

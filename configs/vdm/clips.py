@@ -4,7 +4,7 @@
 
 The folder holds mp4, webm or gif files and `captions.json` ({name: caption}) or a `.txt` beside each. One clip is held out
 of training; the held-out loss is over random windows of it. Words are hashed, so any caption goes. Differs from
-`vdm/shapes` in data, tokenizer, size, patch, widths, borders (not a torus), schedule (not shifted) and stages.
+`vdm/shapes` in data, tokenizer, size, patch, widths, no temporal convolutions, borders (not a torus), schedule (not shifted) and stages.
 """
 
 from dataclasses import replace
@@ -34,6 +34,7 @@ def config() -> VDM:
             channels=64,
             multipliers=(1, 3),
             attention_levels=(0, 1),
+            convolution="spatial",
             patch=8,
             padding="zero",
         ),

@@ -1,7 +1,7 @@
 """The small sibling for ablations: 8 frames of 16x16, one object.
 
-Differs from `vdm/shapes` in the data, two levels of twice the channels, both with attention, AdamW, the unshifted schedule,
-and one stage that begins with nothing: neither a text encoder that can read nor an image model.
+Differs from `vdm/shapes` in the data, two levels of twice the channels, both with attention, no temporal convolutions, AdamW,
+the unshifted schedule, and one stage that begins with nothing: neither a text encoder that can read nor an image model.
 Expected: not run to its end by itself; `experiments/joint_images.py` runs it with half the channels and shows the curve.
 """
 
@@ -23,7 +23,13 @@ def config() -> VDM:
         shapes,
         data=ShapesData(world=SHAPES_TINY),
         schedule=Cosine(),
-        model=replace(shapes.model, channels=64, multipliers=(1, 2), attention_levels=(0, 1)),
+        model=replace(
+            shapes.model,
+            channels=64,
+            multipliers=(1, 2),
+            attention_levels=(0, 1),
+            convolution="spatial",
+        ),
         stages=(
             Stage(
                 steps=4000,

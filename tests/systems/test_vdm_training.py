@@ -51,8 +51,11 @@ def embeddings(config, p, batch, keep):
     return vectors
 
 
-def naive_loss(config, p, batch, weight):
-    """Per example and per frame, and the log-SNR of each frame; `weight(logsnr)` multiplies the error of x."""
+def naive_loss(config, p, batch, weight, frame_times=None):
+    """Per example and per frame, and the log-SNR of each frame; `weight(logsnr)` multiplies the error of x.
+
+    The frames of a segment share a time, or each has its own of `frame_times`.
+    """
     segments, shape = batch["tokens"].shape[1], batch["video"].shape[1:]
     x = batch["video"] / 127.5 - 1.0
     times = [np.asarray(jax.random.uniform(named(key, "time"), (segments,))) for key in KEYS]
@@ -62,7 +65,8 @@ def naive_loss(config, p, batch, weight):
     vectors = embeddings(config, p, batch, np.stack(keep))
     eps, logsnr, condition = np.stack(eps), np.empty(x.shape[:2]), np.empty((*x.shape[:2], 8))
     for b, i in np.ndindex(*x.shape[:2]):
-        logsnr[b, i] = cosine(times[b][batch["segment"][b, i]])
+        time = times[b][batch["segment"][b, i]] if frame_times is None else frame_times[b][i]
+        logsnr[b, i] = cosine(time)
         condition[b, i] = vectors[b, batch["segment"][b, i]]
     wide = logsnr[..., None, None, None]
     alpha, sigma = np.sqrt(1 / (1 + np.exp(-wide))), np.sqrt(1 / (1 + np.exp(wide)))
@@ -147,6 +151,29 @@ def test_the_snr_range_bounds_the_weight():
         total, count = naive.compiled(phase.step)(state, batch, key)[1]["loss"]
         losses[name] = float(total / count)
     assert losses["stage"] == losses["config"] != losses["other"]
+
+
+def test_forcing_gives_each_frame_a_noise_level_of_its_own():
+    """All clips or none of them; a share between takes some, each as a whole."""
+    config = system(text=True)
+    p, batch = parameters(config), joint_batch(config, images=0, frames=4)
+
+    def forced(share):
+        loss = naive.compiled(
+            lambda p, batch: training.loss(config, p, batch, KEYS, forcing=share)[0]
+        )
+        return np.asarray(loss(p, batch))
+
+    times = [np.asarray(jax.random.uniform(named(key, "frame time"), (4,))) for key in KEYS]
+    expected, _, logsnr = naive_loss(config, p, batch, np.exp, times)
+    assert len(np.unique(logsnr)) == 8
+    np.testing.assert_allclose(forced(1.0), expected, rtol=1e-4)
+    together = forced(0.0)
+    np.testing.assert_allclose(together, naive_loss(config, p, batch, np.exp)[0], rtol=1e-4)
+    taken = [bool(jax.random.bernoulli(named(key, "forcing"), 0.5)) for key in KEYS]
+    np.testing.assert_allclose(forced(0.5), np.where(taken, expected, together), rtol=1e-4)
+    with pytest.raises(UserError, match="forcing is 1.5; it must be within 0 and 1"):
+        replace(STAGE, forcing=1.5)
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (2.0, 1.0)])
@@ -275,12 +302,12 @@ def test_a_stage_of_images_goes_on_as_one_of_clips():
 def test_a_stage_moves_what_it_does_not_freeze():
     """What it freezes has no slot, no average, and goes on to the next stage with the rest."""
     config = system(text=True)
-    read = ("text/", "pool/")
-    first = replace(STAGE, name="first", freeze=read)
+    first = replace(STAGE, name="first", freeze=("^text/", "^pool/", "/temporal/"))
     fixed, free = replace(config, stages=(first, STAGE)).phases()
     params = {path: jnp.asarray(leaf) for path, leaf in parameters(config).items()}
     state = fixed.init({"trainable": params}, KEY)
-    still = {path for path in params if path.startswith(read)}
+    still = {path for path in params if path.startswith(("text/", "pool/")) or "/temporal/" in path}
+    assert 0 < len(still) < len(params)
     assert set(state["frozen"]) == still
     assert set(state["trainable"]) == set(state["ema"]) == set(params) - still
     batch = joint_batch(config, frames=4)
@@ -299,8 +326,9 @@ def test_a_stage_moves_what_it_does_not_freeze():
 @pytest.mark.parametrize(
     ("freeze", "words"),
     [
-        (("text/", "polo/"), "freeze has 'polo/', .* they begin with pool/, text/, unet/"),
-        (("text/", "pool/", "unet/"), "freeze leaves no parameter to train"),
+        (("^text/", "^polo/"), "freeze has '.polo/', .* paths begin with pool/, text/, unet/"),
+        (("^text/", "^pool/", "^unet/"), "freeze leaves no parameter to train"),
+        (("(",), "freeze has '.', which is no regular expression: .*; escape it"),
     ],
 )
 def test_a_stage_cannot_freeze_nothing_or_everything(freeze, words):

@@ -3,6 +3,7 @@
 A paper's name for a value stands in its comment where it differs from ours.
 """
 
+import re
 import zlib
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -34,7 +35,10 @@ class Stage:
     images: N, independent frames appended to each clip (VDM, section 3.1). accumulate: parts a batch is taken in.
     schedule, snr_range: None takes the configuration's. An image needs less noise than a clip, whose frames repeat what
         they show.
-    freeze: beginnings of the paths of parameters that this stage does not move, such as ("text/", "pool/").
+    forcing: share of the clips whose frames each have a noise level of their own (Diffusion Forcing, Chen et al. 2024): a
+        frame of pure noise beside clean ones teaches how things move before all frames are equally hard to see.
+    freeze: regular expressions; a parameter in whose path one is found does not move in this stage, such as
+        ("^text/", "/temporal/").
     data: None takes the configuration's; of the same size, captions and frame skips, as it is the same model's.
     """
 
@@ -49,6 +53,7 @@ class Stage:
     accumulate: int = 1
     schedule: Schedule | None = None
     snr_range: tuple[float, float] | None = None
+    forcing: float = 0.0
     freeze: tuple[str, ...] = ()
     data: Data | None = None
 
@@ -59,10 +64,25 @@ class Stage:
                 raise UserError(f"stage {self.name}: {name} is {value}; it must be {least} or more")
         if self.frames is not None and self.frames < 1:
             raise UserError(f"stage {self.name}: frames is {self.frames}; it must be 1 or more")
+        for pattern in self.freeze:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(
+                    f"stage {self.name}: freeze has {pattern!r}, which is no regular expression: {error}; escape it"
+                ) from None
         if self.snr_range is not None:
             _check_range(f"stage {self.name}: snr_range", self.snr_range)
+        if not 0.0 <= self.forcing <= 1.0:
+            raise UserError(
+                f"stage {self.name}: forcing is {self.forcing}; it must be within 0 and 1"
+            )
         if not 0.0 <= self.ema < 1.0:
             raise UserError(f"stage {self.name}: ema is {self.ema}; it must be within 0 and 1")
+
+    def freezes(self, path: str) -> bool:
+        """Whether the parameter at `path` does not move in this stage."""
+        return any(re.search(pattern, path) for pattern in self.freeze)
 
     def data_seed(self, seed: int) -> int:
         """Of the order and draws of the data: each stage has its own, or a later one would see again what the first saw."""

@@ -4,6 +4,7 @@ Symbols: b examples, t frames (the clip's, then N images'), s = 1 + N segments, 
 """
 
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -59,23 +60,32 @@ def network_denoise(
 
 
 def loss(
-    config: VDMConfig, params: Params, batch: Mapping[str, Array], keys: Key[Array, "b"]
+    config: VDMConfig,
+    params: Params,
+    batch: Mapping[str, Array],
+    keys: Key[Array, "b"],
+    *,
+    forcing: float = 0.0,
 ) -> tuple[Float[Array, "b"], Sums]:
     """Mean squared error in the space of `config.weighting`, t uniform (VDM, section 2).
 
-    Every segment has its own noise level and its own chance to lose its caption.
+    Every segment has its own noise level and its own chance to lose its caption. `forcing` is that of `Stage`.
     """
     networks = unflatten(abstract_networks(config), params)
     x, segment = to_float(batch["video"]), batch["segment"]
     per_segment = batch.get("tokens", batch.get("rate", segment))
     segments = per_segment.shape[1]
 
-    def draw(key: Key[Array, ""]) -> tuple[Array, Array, Array]:
-        times = jax.random.uniform(named(key, "time"), (segments,))
+    def draw(key: Key[Array, ""], frames: Int[Array, "t"]) -> tuple[Array, Array, Array]:
+        times = jax.random.uniform(named(key, "time"), (segments,))[frames]
+        if forcing:
+            apart = jax.random.bernoulli(named(key, "forcing"), forcing)
+            own = jax.random.uniform(named(key, "frame time"), frames.shape)
+            times = jnp.where(apart, own, times)
         keep = jax.random.bernoulli(named(key, "drop"), 1.0 - config.condition_drop, (segments,))
         return times, keep, jax.random.normal(named(key, "noise"), x.shape[1:])
 
-    times, keep, eps = jax.vmap(draw)(keys)
+    times, keep, eps = jax.vmap(draw)(keys, segment)
     embedding = None
     if networks.text is not None:
         embedding = networks.embed(batch["tokens"]) * keep[..., None].astype(jnp.float32)
@@ -84,14 +94,15 @@ def loss(
         embedding = to_frames(embedding, segment)
     dropping = jax.vmap(lambda key: named(key, "dropout"))(keys) if config.model.dropout else None
 
+    each = jnp.broadcast_to(jnp.arange(segment.shape[1]), segment.shape)
     # A clip alone is one segment, whose frames all see each other: nothing to mask.
-    apart = segment if segments > 1 else None
+    masked = segment if segments > 1 else None
 
     def denoise(z: Array, level: Level) -> Prediction:
-        return network_denoise(config, networks, z, level, embedding, segment=apart, keys=dropping)
+        return network_denoise(config, networks, z, level, embedding, segment=masked, keys=dropping)
 
     per_example, detail = diffusion_loss(
-        denoise, x, eps, config.schedule, log_weight(config), times, segment=segment
+        denoise, x, eps, config.schedule, log_weight(config), times, segment=each
     )
     return per_example, bucket_sums(detail.logsnr, detail.per_frame)
 
@@ -151,7 +162,7 @@ def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
     trained = replace(config, **{name: value for name, value in own.items() if value is not None})
 
     def moves(path: str) -> bool:
-        return is_trainable(config, path) and not path.startswith(stage.freeze)
+        return is_trainable(config, path) and not stage.freezes(path)
 
     def init(previous: State | None, key: Key[Array, ""]) -> State:
         fresh = flatten(make_networks(config, key))
@@ -163,7 +174,10 @@ def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
         steps=stage.steps,
         init=init,
         step=make_step(
-            partial(loss, trained), optimizer, ema_decay=stage.ema, accumulate=stage.accumulate
+            partial(loss, trained, forcing=stage.forcing),
+            optimizer,
+            ema_decay=stage.ema,
+            accumulate=stage.accumulate,
         ),
         batches=partial(open_batches, config, stage),
         report=report,
@@ -171,15 +185,15 @@ def _phase(config: VDMConfig, stage: Stage, report: Report | None) -> Phase:
 
 
 def _check_freeze(config: VDMConfig, stage: Stage) -> None:
-    """Raises UserError for a beginning of a path that no parameter has, or where nothing is left to train."""
+    """Raises UserError for an expression that finds no parameter, or where nothing is left to train."""
     paths = list(flatten(abstract_networks(config))) if stage.freeze else []
-    for beginning in stage.freeze:
-        if not any(path.startswith(beginning) for path in paths):
+    for pattern in stage.freeze:
+        if not any(re.search(pattern, path) for path in paths):
             raise UserError(
-                f"stage {stage.name}: freeze has {beginning!r}, with which no parameter's path begins; "
-                f"they begin with {', '.join(sorted({path.partition('/')[0] + '/' for path in paths}))}"
+                f"stage {stage.name}: freeze has {pattern!r}, which finds no parameter; "
+                f"their paths begin with {', '.join(sorted({path.partition('/')[0] + '/' for path in paths}))}"
             )
-    if paths and all(path.startswith(stage.freeze) for path in paths):
+    if paths and all(map(stage.freezes, paths)):
         raise UserError(f"stage {stage.name}: freeze leaves no parameter to train; take one out")
 
 
