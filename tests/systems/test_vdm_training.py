@@ -172,7 +172,7 @@ def test_forcing_gives_each_frame_a_noise_level_of_its_own():
     np.testing.assert_allclose(together, naive_loss(config, p, batch, np.exp)[0], rtol=1e-4)
     taken = [bool(jax.random.bernoulli(named(key, "forcing"), 0.5)) for key in KEYS]
     np.testing.assert_allclose(forced(0.5), np.where(taken, expected, together), rtol=1e-4)
-    with pytest.raises(UserError, match="forcing is 1.5; it must be within 0 and 1"):
+    with pytest.raises(UserError, match=r"forcing is 1\.5; it must be within 0 and 1"):
         replace(STAGE, forcing=1.5)
 
 
