@@ -24,7 +24,9 @@ clips     The video model goes on from it. Sixteen frames show the same thing, s
           noise: at a rate of 2e-3 the loss of clips rose, at 8e-4 it falls. Temporal convolutions (Make-A-Video's) stand beside
           the temporal attention: with attention alone objects kept their shape but stood still after 4,900 steps.
 
-RESULT
+Cost and result: this preset was not run in one go. The shipped checkpoint came about in six pieces, 101 minutes on two cores, which
+its README lists: one object has the right colour in 100%, the right shape in 81%, the right motion in 3% of 32 clips. Expected of a
+whole run: about 40 minutes before the clips, and 85 minutes for them, at 9.5 clips a second.
 """
 
 from dataclasses import replace
