@@ -105,7 +105,7 @@ class SpatialConv(nnx.Module):
         padding: Padding = "zero",
     ):
         self.stride = stride
-        self.padding = padding
+        self.padding: Padding = padding
         self.kernel = nnx.Param(init(named(key, "kernel"), (size, size, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
 
@@ -167,7 +167,7 @@ class TemporalConv(nnx.Module):
         padded = jnp.pad(x, [(0, 0), around, (0, 0), (0, 0), (0, 0)])
         if segment is not None:
             segments = jnp.pad(segment, [(0, 0), around], constant_values=-1)
-        y = spread(self.bias[...].astype(x.dtype), x.shape[:-1])
+        y: Array = spread(self.bias[...].astype(x.dtype), x.shape[:-1])
         # One product a tap on shifted slices, the only form that masks without indexing (docs/factorized.md).
         for tap in range(self.size):
             if abs(tap - half) >= frames:  # beyond the clip whichever frame it starts from

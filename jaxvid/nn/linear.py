@@ -48,7 +48,8 @@ spread.defvjp(_spread_forward, _spread_backward)
 
 def add_bias(x: Float[Array, "*axes c"], bias: Float[Array, " c"]) -> Float[Array, "*axes c"]:
     """`x + bias` in x's dtype."""
-    return x + spread(bias.astype(x.dtype), x.shape[:-1])
+    everywhere: Array = spread(bias.astype(x.dtype), x.shape[:-1])
+    return x + everywhere
 
 
 class Linear(nnx.Module):

@@ -95,7 +95,8 @@ class GroupNorm(nnx.Module):
         x: Float[Array, "b t h w c"],
         modulation: tuple[Float[Array, "b t c"], Float[Array, "b t c"]] | None = None,
     ) -> Float[Array, "b t h w c"]:
-        gain, offset = (spread(part[...], x.shape[:2]) for part in (self.scale, self.bias))
+        gain: Array = spread(self.scale[...], x.shape[:2])
+        offset: Array = spread(self.bias[...], x.shape[:2])
         if modulation is not None:
             scale, shift = (part.astype(jnp.float32) for part in modulation)
             gain, offset = gain * (1.0 + scale), offset * (1.0 + scale) + shift
