@@ -184,6 +184,11 @@ def test_an_snr_range_out_of_order_is_refused(bounds):
         replace(STAGE, snr_range=bounds)
 
 
+def test_a_stage_has_no_snr_range_where_the_weighting_has_none():
+    with pytest.raises(UserError, match="stage video has a snr_range but weighting is epsilon"):
+        system(stages=(replace(STAGE, snr_range=(0.5, 2.0)),))
+
+
 def test_fixed_losses_are_those_of_a_time_and_a_noise():
     config = system(text=True)
     p, batch = parameters(config), joint_batch(config, frames=4, images=0)

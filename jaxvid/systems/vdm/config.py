@@ -120,8 +120,8 @@ class Sampling:
 class VDMConfig:
     """A Video Diffusion Model and its training.
 
-    snr_range: the bounds that "clipped_snr" clips the SNR to. The floor of 1 is Salimans & Ho's; a lower one leaves more of
-        the loss to the noise levels at which shapes are decided, and less to those at which only places are guessed.
+    snr_range: the bounds that the weighting "clipped_snr" clips the SNR to. The floor of 1 is Salimans & Ho's; a lower one
+        gives less of the loss to high noise.
     condition_drop: share of examples trained with a zero condition vector, for classifier-free guidance.
     text_weights: folder of the frozen text encoder; needed when `text.frozen`.
     init: a shipped model or a run directory, whose weights training begins with where path and shape are the same.
@@ -151,6 +151,12 @@ class VDMConfig:
         if not self.stages:
             raise UserError("stages is empty; give at least one")
         _check_range("snr_range", self.snr_range)
+        for stage in self.stages:
+            if stage.snr_range is not None and self.weighting != "clipped_snr":
+                raise UserError(
+                    f"stage {stage.name} has a snr_range but weighting is {self.weighting}, which clips nothing; "
+                    "take it out or choose clipped_snr"
+                )
         if not 0.0 <= self.condition_drop <= 1.0:
             raise UserError(f"condition_drop is {self.condition_drop}; it must be within 0 and 1")
         if self.heldout < 0 or self.threads < 1:
