@@ -10,7 +10,7 @@ import naive
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_vdm import DATA, MODEL, STAGE, TEXT, TOKENIZER, joint_batch, parameters, system
+from tiny_vdm import DATA, MODEL, READING, STAGE, TEXT, TOKENIZER, joint_batch, parameters, system
 
 from jaxvid.core.config import to_json
 from jaxvid.core.errors import UserError
@@ -174,6 +174,15 @@ def test_forcing_gives_each_frame_a_noise_level_of_its_own():
     np.testing.assert_allclose(forced(0.5), np.where(taken, expected, together), rtol=1e-4)
     with pytest.raises(UserError, match=r"forcing is 1\.5; it must be within 0 and 1"):
         replace(STAGE, forcing=1.5)
+
+
+@pytest.mark.parametrize(
+    "change", [{"frames": 4}, {"images": 1}, {"forcing": 0.5}, {"freeze": ("^text/",)}]
+)
+def test_a_reading_stage_refuses_what_is_for_videos(change):
+    (name,) = change
+    with pytest.raises(UserError, match=f"stage reading: {name} is .*captions alone; take it out"):
+        replace(READING, **change)
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (2.0, 1.0)])

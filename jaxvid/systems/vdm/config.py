@@ -64,6 +64,8 @@ class Stage:
                 raise UserError(f"stage {self.name}: {name} is {value}; it must be {least} or more")
         if self.frames is not None and self.frames < 1:
             raise UserError(f"stage {self.name}: frames is {self.frames}; it must be 1 or more")
+        if self.task == "reading":
+            self._check_reading()
         for pattern in self.freeze:
             try:
                 re.compile(pattern)
@@ -79,6 +81,14 @@ class Stage:
             )
         if not 0.0 <= self.ema < 1.0:
             raise UserError(f"stage {self.name}: ema is {self.ema}; it must be within 0 and 1")
+
+    def _check_reading(self) -> None:
+        for name in ("frames", "images", "schedule", "snr_range", "forcing", "freeze"):
+            value = getattr(self, name)
+            if value not in (None, 0, ()):
+                raise UserError(
+                    f"stage {self.name}: {name} is {value}, but a stage that reads sees captions alone; take it out"
+                )
 
     def freezes(self, path: str) -> bool:
         """Whether the parameter at `path` does not move in this stage."""
