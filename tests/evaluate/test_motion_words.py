@@ -1,0 +1,67 @@
+"""`experiments/motion_words.py`: what it changes in a caption, and that its errors are those of its definition."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_vdm import TEXT_OF_SHAPES, WORDS, parameters, system
+
+from jaxvid.core.errors import UserError
+from jaxvid.data.shapes import parse
+from jaxvid.systems.vdm.sampling import embed
+
+FILE = Path(__file__).parents[2] / "experiments" / "motion_words.py"
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    spec = importlib.util.spec_from_file_location("motion_words_experiment", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("verb", ["moves {}", "slides {}", "is traveling {}"])
+def test_changed_captions_name_the_other_direction(experiment, verb):
+    turned = {"right": "up", "left": "down", "up": "left", "down": "right"}
+    reversed_ = {"right": "left", "left": "right", "up": "down", "down": "up"}
+    for name, table in (("turned", turned), ("reversed", reversed_)):
+        for direction, other in table.items():
+            old, new = (f"a red circle {verb.format(word)}" for word in (direction, other))
+            assert experiment.changed(old, experiment.CHANGES[name]) == new
+    for word in ("upward", "downward"):
+        for words in experiment.CHANGES.values():
+            found = experiment.changed(f"a red circle that drifts {word}", words)
+            assert parse(found)[0]["motion"].startswith("moves")
+
+
+def test_the_errors_are_those_of_the_caption_given(experiment):
+    """Against the definition at one level: x predicted from one noise, a network whose output is x."""
+    config = replace(
+        system(text=True), text=replace(TEXT_OF_SHAPES, heads=4), tokenizer=WORDS, target="x"
+    )
+    params = {name: jnp.asarray(leaf) for name, leaf in parameters(config).items()}
+    found = experiment.measure(config, params, clips=4, batch=2)
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(
+        ("caption", "turned", "reversed", "none"), len(experiment.LEVELS)
+    )
+    for level in range(len(experiment.LEVELS)):
+        assert len({values[level] for values in found.values()}) == 4
+    x = jax.random.uniform(jax.random.key(1), (2, 4, 8, 8, 3)) * 2 - 1
+    caption = embed(config, params, ["a red circle moves up", "a blue ring moves left"])
+    blind = dict(params)
+    blind["unet/head/kernel"] = jnp.zeros_like(blind["unet/head/kernel"])
+    blind["unet/head/bias"] = jnp.zeros_like(blind["unet/head/bias"])
+    error = experiment.error(config, blind, x, caption, jnp.float32(-3))
+    np.testing.assert_allclose(error, np.mean(np.square(x)), rtol=1e-5)
+
+
+def test_clips_that_fill_no_batch_are_refused(experiment, capsys):
+    with pytest.raises(UserError, match="--clips is 5; give a multiple of 16"):
+        experiment.measure(system(text=True), {}, 5)
+    assert experiment.main(["--clips", "5"]) == 2
+    assert "give a multiple of 16" in capsys.readouterr().err
