@@ -68,6 +68,13 @@ def error(system: VDM, params: Any, x: Array, embedding: Array, logsnr: Array) -
     return jnp.mean(jnp.square(found.x - x))
 
 
+def _embed(system: VDM, params: Any, captions: Sequence[str]) -> Float[Array, "b e"]:
+    """The condition vectors of captions, which this model takes."""
+    embedding = embed(system, params, captions)
+    assert embedding is not None
+    return embedding
+
+
 def measure(system: VDM, params: Any, clips: int, batch: int = 16) -> dict[str, list[float]]:
     """{words: errors at LEVELS} over the first `clips` test clips, which are made of whole batches."""
     if not isinstance(system.data, ShapesData) or system.tokenizer is None:
@@ -77,10 +84,10 @@ def measure(system: VDM, params: Any, clips: int, batch: int = 16) -> dict[str, 
     world = replace(system.data.world, two_objects=0, motions=tuple(DIRECTIONS))
     source = replace(system.data, world=world).source("test")
     examples = [source[index] for index in range(clips)]
-    captions = [example["caption"] for example in examples]
+    captions = [example["caption"] or "" for example in examples]
     x = to_float(jnp.asarray(np.stack([example["video"] for example in examples])))
     conditions = {
-        name: embed(system, params, [changed(caption, words) for caption in captions])
+        name: _embed(system, params, [changed(caption, words) for caption in captions])
         for name, words in CHANGES.items()
     }
     conditions["none"] = jnp.zeros_like(conditions["caption"])
