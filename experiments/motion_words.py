@@ -12,34 +12,21 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from jaxvid.core.errors import UserError
-from jaxvid.core.paths import unflatten
-from jaxvid.core.rng import named
 from jaxvid.data.shapes.world import DIRECTIONS
 from jaxvid.data.shapes_source import ShapesData
-from jaxvid.diffusion.process import q_sample
-from jaxvid.diffusion.types import Level
+from jaxvid.data.tokens import encode_prompt
 from jaxvid.systems import presets
-from jaxvid.systems.vdm import VDM
-from jaxvid.systems.vdm.networks import abstract_networks
-from jaxvid.systems.vdm.sampling import embed
-from jaxvid.systems.vdm.training import network_denoise, to_float
+from jaxvid.systems.vdm import VDM, Stage
+from jaxvid.systems.vdm.training import fixed_losses
 
-LEVELS = (
-    -5.0,
-    -4.0,
-    -3.0,
-    -2.0,
-    -1.0,
-)  # log-SNR at which several frames place an object that one does not
+# Log-SNRs at which several frames place an object that one does not.
+LEVELS = (-5.0, -4.0, -3.0, -2.0, -1.0)
 CHANGES: Mapping[str, Mapping[str, str]] = {
     "caption": {},
     "turned": {
@@ -58,48 +45,38 @@ def changed(caption: str, words: Mapping[str, str]) -> str:
     return " ".join(words.get(word, word) for word in caption.split())
 
 
-def error(system: VDM, params: Any, x: Array, embedding: Array, logsnr: Array) -> Float[Array, ""]:
-    """Mean squared error of x [b, t, h, w, c] at one log-SNR, the noise always the same."""
-    networks = unflatten(abstract_networks(system), params)
-    eps = jax.random.normal(named(jax.random.key(0), "motion words"), x.shape)
-    level = jnp.broadcast_to(logsnr, x.shape[:2])
-    z = q_sample(x, eps, level)
-    found = network_denoise(system, networks, z, Level(level), embedding[:, None])
-    return jnp.mean(jnp.square(found.x - x))
-
-
-def _embed(system: VDM, params: Any, captions: Sequence[str]) -> Float[Array, "b e"]:
-    """The condition vectors of captions, which this model takes."""
-    embedding = embed(system, params, captions)
-    assert embedding is not None
-    return embedding
-
-
 def measure(system: VDM, params: Any, clips: int, batch: int = 16) -> dict[str, list[float]]:
     """{words: errors at LEVELS} over the first `clips` test clips, which are made of whole batches."""
-    if not isinstance(system.data, ShapesData) or system.tokenizer is None:
+    tokenizer = system.tokenizer
+    if not isinstance(system.data, ShapesData) or tokenizer is None:
         raise UserError("motion_words: the model is not one of shapes with text; name another")
     if clips < batch or clips % batch:
         raise UserError(f"--clips is {clips}; give a multiple of {batch}")
     world = replace(system.data.world, two_objects=0, motions=tuple(DIRECTIONS))
     source = replace(system.data, world=world).source("test")
     examples = [source[index] for index in range(clips)]
-    captions = [example["caption"] or "" for example in examples]
-    x = to_float(jnp.asarray(np.stack([example["video"] for example in examples])))
-    conditions = {
-        name: _embed(system, params, [changed(caption, words) for caption in captions])
+    video = np.stack([example["video"] for example in examples])
+    tokens = {
+        name: np.stack(
+            [
+                encode_prompt(tokenizer, changed(example["caption"] or "", words))
+                for example in examples
+            ]
+        )[:, None]
         for name, words in CHANGES.items()
     }
-    conditions["none"] = jnp.zeros_like(conditions["caption"])
-    run = jax.jit(partial(error, system))
-    parts = [slice(start, start + batch) for start in range(0, clips, batch)]
-    return {
-        name: [
-            float(np.mean([run(params, x[part], e[part], jnp.float32(level)) for part in parts]))
-            for level in LEVELS
-        ]
-        for name, e in conditions.items()
-    }
+    tokens["none"] = np.zeros_like(tokens["caption"])
+    # The error of x itself; a stage may have a range for the weighting that this one has not.
+    plain = replace(system, weighting="x", stages=(Stage(),))
+    times = np.asarray(system.schedule.time(jnp.asarray(LEVELS)))
+
+    def errors(words: np.ndarray) -> list[float]:
+        parts = [slice(start, start + batch) for start in range(0, clips, batch)]
+        batches = [{"video": video[part], "tokens": words[part]} for part in parts]
+        found = [fixed_losses(plain, params, each, times) for each in batches]
+        return np.concatenate(found).mean(axis=0).tolist()
+
+    return {name: errors(words) for name, words in tokens.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
