@@ -56,14 +56,24 @@ def plan_in_subprocess(
                 f"plan for {topology}: not compiled after {timeout:.0f} s; raise the timeout or reduce the program"
             ) from error
         if not out.exists():
-            # The compiler's last words, such as "out of memory" or a missing plugin.
-            lines = [line for line in done.stdout.splitlines() if line.strip()]
             raise UserError(
-                f"plan for {topology}: the compiling process ended with {done.returncode}: "
-                f"{lines[-1].strip() if lines else 'killed, perhaps for lack of memory'}"
+                f"plan for {topology}: the compiling process ended with {done.returncode}: {last_words(done.stdout)}"
             )
         text = out.read_text()
     answer = json.loads(text)
     if "user_error" in answer:
         raise UserError(answer["user_error"])
     return Plan.from_json(text)
+
+
+def last_words(output: str) -> str:
+    """The line of a dead process's output that says why it died.
+
+    A compiler that fails one of its own checks says so first, and then reports at length how it crashes.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    failed = [line for line in lines if "Check failed:" in line]
+    if failed:
+        check = failed[0][failed[0].index("Check failed:") :]
+        return f"{check} (an error inside the compiler; try another mesh or batch, or another version of it)"
+    return lines[-1] if lines else "killed, perhaps for lack of memory"

@@ -22,6 +22,7 @@ from jaxvid.core.mesh import (
 )
 from jaxvid.plan import Plan, parse_topology, plan, plan_in_subprocess, topology_devices
 from jaxvid.plan import compile as compiling
+from jaxvid.plan.launch import last_words
 from jaxvid.plan.report import count, memory
 from jaxvid.plan.worker import load_program, main
 
@@ -388,3 +389,20 @@ def test_tpu_compiler_refuses_what_does_not_fit(program):
     assert not result.fits
     assert result.peak_bytes_per_device > result.device_memory_bytes
     assert "CompileTimeHbmOom" in result.error
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("", "killed, perhaps for lack of memory"),
+        ("Traceback\n  File x\nRuntimeError: no plugin\n\n", "RuntimeError: no plugin"),
+        (
+            "F1125 07:04:39.7 9841 fusion.cc:5409] Check failed: low == 0 split of a window\n"
+            "    @ 0x7f8b  absl::Flush()\nE1125 07:04:40.5 9841 state.cc:796] RAW: Raising signal 6\n",
+            "Check failed: low == 0 split of a window (an error inside the compiler; try another mesh or batch, or "
+            "another version of it)",
+        ),
+    ],
+)
+def test_a_dead_compiler_is_quoted_by_the_line_that_says_why(output, words):
+    assert last_words(output) == words
