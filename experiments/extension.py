@@ -32,9 +32,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from jaxvid.core.errors import UserError
+from jaxvid.core.progress import Progress
 from jaxvid.core.rng import named
 from jaxvid.data.shapes import parse
 from jaxvid.data.writing import contact_sheet, write_bytes
@@ -111,7 +111,8 @@ def extend_all(
     """{method: uint8 [seeds, captions, t, h, w, 3]}, batch by batch; what lies in DIR/clips is not made again."""
     starts = range(0, len(captions), options.batch)
     videos: dict[str, list[np.ndarray]] = {method: [] for method in METHODS}
-    with tqdm(total=options.seeds * len(captions) * len(METHODS), unit="clip", disable=None) as bar:
+    total = options.seeds * len(captions) * len(METHODS)
+    with Progress("clips", total=total) as progress:
         for seed in range(options.seeds):
             for start in starts:
                 part = list(captions[start : start + options.batch])
@@ -125,7 +126,8 @@ def extend_all(
                         np.save(path.with_suffix(".part.npy"), made[: len(part)])
                         path.with_suffix(".part.npy").rename(path)
                     videos[method].append(np.load(path))
-                    bar.update(len(part))
+                    progress.advance(len(part))
+                    progress.report({"seed": float(seed)})
     return {
         method: np.concatenate(parts).reshape(options.seeds, len(captions), *parts[0].shape[1:])
         for method, parts in videos.items()

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 import jaxvid
 from jaxvid.core.errors import UserError
+from jaxvid.core.progress import Progress
 from jaxvid.core.rng import named
 from jaxvid.data.shapes import parse
 from jaxvid.evaluate.shapes_reader import agrees, read_clip
@@ -96,7 +96,7 @@ def evaluate_captions(
     sampling = replace(sampling, steps=sampling.steps if steps is None else steps)
     sampling = replace(sampling, guidance=sampling.guidance if guidance is None else guidance)
     results: list[dict[str, Any]] = []
-    with tqdm(total=seeds * len(entries), unit="clip", disable=None) as bar:
+    with Progress("clips", total=seeds * len(entries)) as progress:
         for seed in range(seeds):
             for start in range(0, len(entries), batch):
                 part = entries[start : start + batch]
@@ -110,7 +110,9 @@ def evaluate_captions(
                     results.append(
                         {"id": entry["id"], "seed": seed, "group": group_of(entry), **right}
                     )
-                bar.update(len(part))
+                progress.advance(len(part))
+                wholly = sum(result["all"] for result in results)
+                progress.report({"all right": wholly / len(results)})
     settings = {"source": str(source), "seeds": seeds, "steps": sampling.steps}
     settings |= {"guidance": sampling.guidance, "sampler": sampling.sampler}
     return {"settings": settings, "groups": summarize(results), "clips": results}
