@@ -1,25 +1,18 @@
 """The measures of `experiments/extension.py` on clips whose seams are known."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from experiment_files import load_experiment_file
 
 from jaxvid.data.shapes import ShapesConfig
 from jaxvid.data.shapes_source import ShapesData
 from jaxvid.systems.vdm import VDM
 from jaxvid.systems.vdm.sampling import windows
 
-FILE = Path(__file__).parents[2] / "experiments" / "extension.py"
-
 
 @pytest.fixture(scope="module")
 def extension():
-    spec = importlib.util.spec_from_file_location("extension_experiment", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_experiment_file("extension")
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,21 @@
 """`experiments/motion_words.py`: what it changes in a caption, and that its errors are those of its definition."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiment_files import load_experiment_file
 from tiny_vdm import TEXT_OF_SHAPES, WORDS, parameters, system
 
 from jaxvid.core.errors import UserError
 from jaxvid.data.shapes import parse
 from jaxvid.data.shapes.world import DIRECTIONS
 
-FILE = Path(__file__).parents[2] / "experiments" / "motion_words.py"
-
 
 @pytest.fixture(scope="module")
 def experiment():
-    spec = importlib.util.spec_from_file_location("motion_words_experiment", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_experiment_file("motion_words")
 
 
 @pytest.mark.parametrize("verb", ["moves {}", "slides {}", "is traveling {}"])
