@@ -5,6 +5,14 @@
 The folder holds mp4, webm or gif files and `captions.json` ({name: caption}) or a `.txt` beside each. One clip is held out
 of training; the held-out loss is over random windows of it. Words are hashed, so any caption goes. Differs from
 `vdm/shapes` in data, tokenizer, size, patch, widths, no temporal convolutions, borders (not a torus), schedule (not shifted) and stages.
+
+Expected, measured on four real clips (three for training, 429 frames in all): 2,000 steps in 16 minutes on two cores of an
+AMD EPYC (Zen 4) beside other work; held-out loss at fixed times and noise 0.270 at the start, 0.267 after 1,000 steps,
+0.221 at the end, standard errors 0.004, 0.005 and 0.004. The training loss ends at 0.012: three clips are learned by heart.
+So does the sheet say: asked for the held-out clip's "a man is surfing", which it has never seen, the model shows the man
+of "a man is skiing", in his yellow jacket on the snow, sharp enough to recognise. In one row of four he stands still for
+all frames; in the others he jumps between poses, or between times of the clip. It is a test that the pipeline learns from a
+folder, not a model of motion.
 """
 
 from dataclasses import replace
