@@ -12,7 +12,7 @@ with the Euclidean norm ("l2"), or the largest coordinate as norm ("linf", nerfa
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,21 @@ Contraction: TypeAlias = Literal["none", "l2", "linf"]
 Corner: TypeAlias = tuple[float, float, float]
 
 
-class Field(Protocol):
-    """A module of parameters that can be asked at points; every method is pure.
+@runtime_checkable
+class DensityField(Protocol):
+    """A module of parameters that knows densities: enough to be a proposal or to keep an occupancy grid.
 
-    `density` is `query(...)[0]` at less cost; outside what the field covers both give density 0.
+    Every method is pure; outside what the field covers density is 0.
     """
 
     frame: "Frame"
 
     def density(self, points: Float[Array, "*n 3"]) -> Float[Array, "*n"]: ...
+
+
+@runtime_checkable
+class Field(DensityField, Protocol):
+    """A field that can be rendered. `density` is `query(...)[0]` at less cost."""
 
     def query(
         self, points: Float[Array, "*n 3"], directions: Float[Array, "*#n 3"]

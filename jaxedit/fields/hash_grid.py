@@ -100,60 +100,65 @@ def level_rows(level: Level, corner: Int[Array, "*n 3"]) -> Int[Array, "*n"]:
     return (row % np.uint32(level.rows)).astype(jnp.int32) + level.first
 
 
-class HashGrid(nnx.Module):
-    """Parameters: `table` [rows of all levels, features] and two networks without biases."""
+class HashDensity(nnx.Module):
+    """The part without colour: `table` [rows of all levels, features] and the density network. Also a proposal."""
 
     def __init__(self, config: HashGridConfig, frame: Frame, key: Key[Array, ""]):
         self.config, self.frame = config, frame
         last = levels_of(config)[-1]
-        self.table = nnx.Param(
-            jax.random.uniform(
-                named(key, "table"),
-                (last.first + last.rows, config.features),
-                minval=-1e-4,
-                maxval=1e-4,
-            )
-        )
+        shape = (last.first + last.rows, config.features)
+        uniform = jax.random.uniform(named(key, "table"), shape, minval=-1e-4, maxval=1e-4)
+        self.table = nnx.Param(uniform)
         hidden = [config.width] * config.density_layers
         encoded = config.levels * config.features
-        self.density_net = ReluNetwork([encoded, *hidden, config.geometry], named(key, "density"))
-        hidden = [config.width] * config.colour_layers
-        seen = (config.degree + 1) ** 2 + config.geometry
-        self.colour_net = ReluNetwork([seen, *hidden, 3], named(key, "colour"))
+        self.network = ReluNetwork([encoded, *hidden, config.geometry], named(key, "network"))
 
     def density(self, points: Float[Array, "*n 3"]) -> Float[Array, "*n"]:
         """Density at world points."""
-        density, _ = self._geometry(points.reshape(-1, 3))
-        return density.reshape(points.shape[:-1])
+        return self.geometry(points.reshape(-1, 3))[0].reshape(points.shape[:-1])
+
+    def geometry(
+        self, points: Float[Array, "m 3"]
+    ) -> tuple[Float[Array, "m"], Float[Array, "m g"]]:
+        """Density at world points, and all outputs of the network for colour to build on."""
+        unit = self.frame.to_unit(points)
+        inside = jnp.all((unit >= 0.0) & (unit <= 1.0), axis=-1)
+        geometry = self.network(self.encode(jnp.clip(unit, 0.0, 1.0)))
+        density = truncated_exp(geometry[:, 0] + self.config.density_bias)
+        return jnp.where(inside, density, 0.0), geometry
+
+    def encode(self, unit: Float[Array, "m 3"]) -> Float[Array, "m c"]:
+        """The interpolated features of all levels at unit coordinates, coarse levels first."""
+        found = [_look_up(level, unit) for level in levels_of(self.config)]
+        # [m, levels, 8]: a point's levels side by side, as its features are to stand.
+        row = jnp.stack([rows for rows, _ in found], axis=1).reshape(-1, 8)
+        weight = jnp.stack([weights for _, weights in found], axis=1).reshape(-1, 8)
+        return weighted_rows(self.table[...], row, weight).reshape(unit.shape[0], -1)
+
+
+class HashGrid(nnx.Module):
+    """Parameters: those of `body`, a HashDensity, and a colour network."""
+
+    def __init__(self, config: HashGridConfig, frame: Frame, key: Key[Array, ""]):
+        self.config, self.frame = config, frame
+        self.body = HashDensity(config, frame, named(key, "body"))
+        hidden = [config.width] * config.colour_layers
+        seen = (config.degree + 1) ** 2 + config.geometry
+        self.colour = ReluNetwork([seen, *hidden, 3], named(key, "colour"))
+
+    def density(self, points: Float[Array, "*n 3"]) -> Float[Array, "*n"]:
+        """Density at world points."""
+        return self.body.density(points)
 
     def query(
         self, points: Float[Array, "*n 3"], directions: Float[Array, "*#n 3"]
     ) -> tuple[Float[Array, "*n"], Float[Array, "*n 3"]]:
         """Density and colour at world points, seen in directions of length 1."""
-        density, geometry = self._geometry(points.reshape(-1, 3))
+        density, geometry = self.body.geometry(points.reshape(-1, 3))
         directions = jnp.broadcast_to(directions, points.shape).reshape(-1, 3)
-        harmonics = basis(self.config.degree, directions)
-        colour = self.colour_net(jnp.concatenate([harmonics, geometry], axis=-1))
-        return density.reshape(points.shape[:-1]), jax.nn.sigmoid(colour).reshape(points.shape)
-
-    def encode(self, unit: Float[Array, "m 3"]) -> Float[Array, "m c"]:
-        """The interpolated features of all levels at unit coordinates, coarse levels first."""
-        index, weight = zip(
-            *(_look_up(level, unit) for level in levels_of(self.config)), strict=True
-        )
-        # [m, levels, 8]: a point's levels side by side, as its features are to stand.
-        rows = jnp.stack(index, axis=1).reshape(-1, 8)
-        features = weighted_rows(self.table[...], rows, jnp.stack(weight, axis=1).reshape(-1, 8))
-        return features.reshape(unit.shape[0], -1)
-
-    def _geometry(
-        self, points: Float[Array, "m 3"]
-    ) -> tuple[Float[Array, "m"], Float[Array, "m g"]]:
-        unit = self.frame.to_unit(points)
-        inside = jnp.all((unit >= 0.0) & (unit <= 1.0), axis=-1)
-        geometry = self.density_net(self.encode(jnp.clip(unit, 0.0, 1.0)))
-        density = truncated_exp(geometry[:, 0] + self.config.density_bias)
-        return jnp.where(inside, density, 0.0), geometry
+        seen = jnp.concatenate([basis(self.config.degree, directions), geometry], axis=-1)
+        colour = jax.nn.sigmoid(self.colour(seen))
+        return density.reshape(points.shape[:-1]), colour.reshape(points.shape)
 
 
 def _look_up(

@@ -9,6 +9,7 @@ ray      origin + t * direction with a direction of length 1, so t is a distance
 """
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,9 +62,7 @@ class Cameras:
         )
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Rays:
+class Rays(NamedTuple):
     """Half-lines `origin + t * direction`, directions of length 1."""
 
     origin: Float[Array, "*n 3"]

@@ -44,7 +44,9 @@ FIELDS = {
     "voxels": voxel_grid,
     "packed": lambda: pack(voxel_grid(), jnp.ones((4, 5, 6), bool), 5 * 6 * 7)[0],
     "hash": lambda: HashGrid(SMALL_HASH, BOX, jax.random.key(0)),
-    "mlp": lambda: FrequencyMLP(FrequencyMLPConfig(position_frequencies=3, width=16), BOX, jax.random.key(0)),
+    "mlp": lambda: FrequencyMLP(
+        FrequencyMLPConfig(position_frequencies=3, width=16), BOX, jax.random.key(0)
+    ),
 }
 
 
@@ -87,7 +89,7 @@ def test_gradients_in_points_are_slopes(field):
     points = jnp.asarray(np.array(BOX.lowest) + unit * np.array(BOX.size), jnp.float32)
     direction = unit_vectors(20)
     if isinstance(field, HashGrid):
-        field.table = field.table[...] * 1e3  # the initial table is all but flat
+        field.body.table = field.body.table[...] * 1e3  # the initial table is all but flat
     gradient = jax.grad(lambda points: jnp.sum(field.density(points)))(points)
     slope = jnp.sum(gradient * direction, axis=-1)
     step = 2e-3
@@ -264,8 +266,8 @@ def test_the_papers_table_has_its_number_of_parameters():
 def test_encoding_is_instant_ngps():
     field = jax.jit(FIELDS["hash"])()
     unit = np.random.default_rng(0).uniform(0, 1, (30, 3)).astype(np.float32)
-    found = field.encode(jnp.asarray(unit))
-    table = np.asarray(field.table[...], np.float64)
+    found = field.body.encode(jnp.asarray(unit))
+    table = np.asarray(field.body.table[...], np.float64)
     expected = [
         ngp_encoding(table, u.astype(float), levels=4, features=2, log_rows=8, base=3, finest=24)
         for u in unit
