@@ -48,6 +48,7 @@ class Scene:
         scene without bounds, which is then seen through a contraction.
     near, far: distances from a camera between which there is anything to see.
     transform: from the file's world to the scene's.
+    applied: from the capture's original world (often COLMAP's) to the file's, where the file records one.
     missing: names of images that the files list and the folder lacks.
     format: the loader's name.
     """
@@ -58,6 +59,7 @@ class Scene:
     far: float
     format: str
     transform: Similarity = field(default_factory=Similarity.identity)
+    applied: Similarity = field(default_factory=Similarity.identity)
     missing: tuple[str, ...] = ()
 
     def moved(self, transform: Similarity) -> "Scene":
