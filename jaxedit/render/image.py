@@ -9,7 +9,7 @@ are kept for the second phase, so memory grows with the chunk, not with the imag
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,10 @@ from jaxvid.core.errors import UserError
 
 Model = TypeVar("Model")
 Out = TypeVar("Out")
-# (model, rays [r]) -> a tree of arrays [r, ...]
-RayFunction: TypeAlias = Callable[[Model, Rays], Out]
+Part = TypeVar("Part")
 
 
-def chunked(render: RayFunction[Model, Out], chunk: int) -> RayFunction[Model, Out]:
+def chunked(render: Callable[[Model, Rays], Out], chunk: int) -> Callable[[Model, Rays], Out]:
     """`render` on rays of any leading axes, `chunk` rays at a time; the gradient renders again (two phases).
 
     The last chunk is filled up with the first ray, whose results there are dropped. Raises UserError for chunk < 1.
@@ -58,9 +57,9 @@ def chunked(render: RayFunction[Model, Out], chunk: int) -> RayFunction[Model, O
 
 
 def over_mesh(
-    render: RayFunction[Model, Out], mesh: Mesh, axes: tuple[str, ...] = ("data", "fsdp")
-) -> RayFunction[Model, Out]:
-    """`render` with its rays [r] spread over the devices of `axes`; the model is whole on each.
+    render: Callable[[Model, Part], Out], mesh: Mesh, axes: tuple[str, ...] = ("data", "fsdp")
+) -> Callable[[Model, Part], Out]:
+    """`render` with its rays (any tree of arrays [r, ...]) spread over the devices of `axes`; the model is whole on each.
 
     Each device renders its own rays, with its own packing of samples, hence `shard_map` and not sharding by constraint.
     Gradients in the model are summed over devices. r must be a multiple of the number of devices.

@@ -38,9 +38,12 @@ class OccupancyConfig:
             )
 
 
+UNKNOWN = -1.0  # the level of a cell that has not been looked at; it counts as occupied
+
+
 def full_level(config: OccupancyConfig) -> Float[Array, "g g g"]:
-    """The level before anything is known: every cell counts as occupied until it has been looked at often."""
-    return jnp.full((config.resolution,) * 3, 1e3)
+    """The level before anything is known: every cell counts as occupied until it has been looked at."""
+    return jnp.full((config.resolution,) * 3, UNKNOWN)
 
 
 def updated_level(
@@ -65,8 +68,11 @@ def occupied_cells(
     level: Float[Array, "g g g"], config: OccupancyConfig, step: float
 ) -> Bool[Array, "g g g"]:
     """Cells through which a ray's step of world length `step` may have an optical thickness that counts."""
-    threshold = jnp.minimum(config.thickness / step, jnp.mean(level))
-    return level > threshold
+    known = level != UNKNOWN
+    mean = jnp.sum(jnp.where(known, level, 0.0)) / jnp.maximum(
+        jnp.sum(known.astype(level.dtype)), 1.0
+    )
+    return ~known | (level > jnp.minimum(config.thickness / step, mean))
 
 
 def is_occupied(

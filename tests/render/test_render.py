@@ -371,6 +371,10 @@ def test_occupancy_finds_matter_and_forgets_what_left():
 
     config = OccupancyConfig(resolution=16, decay=0.5, parts=4)
     level, key = full_level(config), jax.random.key(0)
+    assert np.asarray(occupied_cells(level, config, step=0.01)).all(), "nothing is known yet"
+    for turn in range(4):
+        level = updated_level(level, Ball(2.0), config, jax.random.fold_in(key, turn), turn)
+    assert np.asarray(occupied_cells(level, config, step=0.01)).all(), "all is matter"
     for turn in range(120):
         level = updated_level(level, Ball(0.6), config, jax.random.fold_in(key, turn), turn)
     cells = occupied_cells(level, config, step=0.01)

@@ -1,0 +1,1 @@
+"""Systems: reconstruction of a scene, and its edits."""

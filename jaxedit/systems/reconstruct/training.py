@@ -1,0 +1,229 @@
+"""Training of a reconstruction: the loss of rays, and the phases that a run goes through.
+
+`state["extra"]` holds "level", the occupancy grid's, where the configuration keeps one, and "lost", the voxels that did
+not fit into a packed grid (0 unless `rows` is too small).
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Key
+
+from jaxedit.fields.field import Frame
+from jaxedit.fields.packed_grid import PackedGrid
+from jaxedit.fields.voxel_grid import VoxelGrid
+from jaxedit.render.compositing import Pixels
+from jaxedit.render.image import over_mesh
+from jaxedit.render.occupancy import full_level, occupied_cells, updated_level
+from jaxedit.render.render import Losses, render_rays
+from jaxedit.scene.cameras import Cameras, Rays, pixel_rays
+from jaxedit.scene.scene import Scene
+from jaxedit.systems.reconstruct.batches import RayBatches
+from jaxedit.systems.reconstruct.config import Fit, FitConfig
+from jaxedit.systems.reconstruct.model import (
+    Model,
+    background_of,
+    grown,
+    is_trained,
+    make_model,
+    stored_cells,
+)
+from jaxvid.core.mesh import make_mesh, process_shard
+from jaxvid.core.paths import flatten, unflatten
+from jaxvid.core.rng import named
+from jaxvid.train.optimizer import make_optimizer
+from jaxvid.train.phase import Phase, Report
+from jaxvid.train.state import Params, State, make_state, weights
+from jaxvid.train.step import Loss, Sums, make_step
+
+HUBER = 0.1  # where Huber's loss turns from square to straight (jaxngp's corner)
+
+
+@lru_cache(maxsize=32)
+def abstract_model(config: FitConfig, frame: Frame, index: int) -> Model:
+    """The model of fit `index` as shapes."""
+    return jax.eval_shape(partial(make_model, config, frame, index), jax.random.key(0))
+
+
+def frame_of(config: FitConfig, scene: Scene) -> Frame:
+    """The frame of the field: the scene's box, or the unit box where the scene has none."""
+    if scene.box is None:
+        return Frame(contraction=config.contraction)
+    return Frame.of(scene.box, config.contraction)
+
+
+def look_at_cells(
+    config: FitConfig, model: Model, level: Float[Array, "g g g"] | None
+) -> Bool[Array, "x y z"] | None:
+    """Where a renderer has to look, or None for everywhere."""
+    if isinstance(model.field, PackedGrid):
+        return stored_cells(model.field)
+    if config.occupancy is None or level is None:
+        return None
+    return occupied_cells(level, config.occupancy, step_length(config, model.field.frame))
+
+
+def step_length(config: FitConfig, frame: Frame) -> float:
+    """The length of a ray's interval through the whole box."""
+    return sum(side**2 for side in frame.size) ** 0.5 / config.render.samples
+
+
+def render(
+    config: FitConfig,
+    model: Model,
+    rays: Rays,
+    keys: Key[Array, "r"] | None = None,
+    *,
+    occupied: Bool[Array, "x y z"] | None = None,
+    anneal: Float[Array, ""] | float = 1.0,
+    mesh: Mesh | None = None,
+) -> tuple[Pixels, Losses]:
+    """Renders rays [r] as the configuration says, spread over the mesh's devices where there is one."""
+
+    def one(whole: tuple[Model, Any, Any], part: tuple[Rays, Any]) -> tuple[Pixels, Losses]:
+        (model, occupied, anneal), (rays, keys) = whole, part
+        return render_rays(
+            model.field,
+            rays,
+            config.render,
+            background=background_of(config, keys, rays.origin.shape[0]),
+            keys=keys,
+            occupied=occupied,
+            proposals=tuple(model.proposals),
+            anneal=anneal,
+        )
+
+    spread = one if mesh is None else over_mesh(one, mesh)
+    return spread((model, occupied, anneal), (rays, keys))
+
+
+def ray_loss(
+    config: FitConfig,
+    fit: Fit,
+    cameras: Cameras,
+    model: Model,
+    batch: Mapping[str, Array],
+    keys: Key[Array, "r"],
+    *,
+    occupied: Bool[Array, "x y z"] | None = None,
+    anneal: Float[Array, ""] | float = 1.0,
+    mesh: Mesh | None = None,
+) -> tuple[Float[Array, "r"], Sums]:
+    """The loss of each ray of a batch, and {"psnr": that of the batch}."""
+    pixel = batch["pixel"].astype(jnp.float32) + 0.5
+    rays = pixel_rays(cameras, batch["view"], pixel)
+    pixels, losses = render(config, model, rays, keys, occupied=occupied, anneal=anneal, mesh=mesh)
+    count = pixel.shape[0]
+    target = batch["colour"].astype(jnp.float32) / 255.0
+    if target.shape[-1] == 4:
+        behind = background_of(config, keys, count)
+        target = target[:, :3] * target[:, 3:] + (1.0 - target[:, 3:]) * behind
+    error = pixels.colour - target
+    square = jnp.mean(error**2, axis=-1)
+    if fit.colour_loss == "l2":
+        total = square
+    elif fit.colour_loss == "l1":
+        total = jnp.mean(jnp.abs(error), axis=-1)
+    else:
+        size = jnp.abs(error)
+        total = jnp.mean(
+            jnp.where(size < HUBER, 0.5 * size**2 / HUBER, size - 0.5 * HUBER), axis=-1
+        )
+    total = total + fit.distortion * losses["distortion"]
+    if "interlevel" in losses:
+        total = total + fit.interlevel * losses["interlevel"]
+    # The step asks for sums that add up over parts of a batch: of the error, and the meter takes the mean.
+    return total, {"mse": (jnp.sum(square), jnp.float32(count))}
+
+
+def phases(config: FitConfig, scene: Scene, report: Report | None = None) -> list[Phase]:
+    """One phase a fit."""
+    return [_phase(config, scene, index, report) for index in range(len(config.fits))]
+
+
+def _phase(config: FitConfig, scene: Scene, index: int, report: Report | None) -> Phase:
+    fit, frame = config.fits[index], frame_of(config, scene)
+    optimizer = make_optimizer(fit.optimizer, fit.steps)
+    cameras = scene.views["train"].cameras
+    mesh = make_mesh(config.mesh)
+
+    def init(previous: State | None, key: Key[Array, ""]) -> State:
+        return _begin(config, frame, index, optimizer, previous, key)
+
+    def step(state: State, batch: Mapping[str, Any], key: Key[Array, ""]) -> tuple[State, Sums]:
+        abstract = abstract_model(config, frame, index)
+        level = state["extra"].get("level")
+        progress = state["extra"]["updates"].astype(jnp.float32) / fit.steps
+        occupied = look_at_cells(config, unflatten(abstract, weights(state)), level)
+
+        def loss(params: Params, batch: Mapping[str, Any], keys: Any) -> tuple[Array, Sums]:
+            return ray_loss(
+                config,
+                fit,
+                cameras,
+                unflatten(abstract, params),
+                batch,
+                keys,
+                occupied=occupied,
+                anneal=progress,
+                mesh=mesh,
+            )
+
+        state, sums = make_step(cast(Loss, loss), optimizer, ema_decay=None)(state, batch, key)
+        sums["lost_voxels"] = (state["extra"]["lost"].astype(jnp.float32), jnp.ones(()))
+        if level is not None:
+            state["extra"]["level"] = _looked_again(config, abstract, state, level, key)
+        return state, sums
+
+    def batches(data_state: Any) -> RayBatches:
+        part, count = process_shard(mesh)
+        views, seed = scene.views["train"], (config.loop.seed, index)
+        return RayBatches(views, fit.rays, seed=seed, index=part, count=count, state=data_state)
+
+    return Phase(fit.name, fit.steps, init, step, batches, report)
+
+
+def _begin(
+    config: FitConfig,
+    frame: Frame,
+    index: int,
+    optimizer: Any,
+    previous: State | None,
+    key: Key[Array, ""],
+) -> State:
+    """The state before fit `index`: the model before, grown or packed as the fit says, and a fresh optimizer."""
+    model, lost = make_model(config, frame, index, key), jnp.zeros((), jnp.int32)
+    if previous is not None and index:
+        before = unflatten(abstract_model(config, frame, index - 1), weights(previous))
+        model = before
+        if isinstance(before.field, VoxelGrid | PackedGrid):
+            field, lost = grown(config, index, before.field)
+            model = Model(field, list(before.proposals))
+    extra: dict[str, Any] = {"lost": lost}
+    if config.occupancy is not None and not isinstance(model.field, PackedGrid):
+        kept = (previous or {}).get("extra", {}).get("level")
+        extra["level"] = full_level(config.occupancy) if kept is None else kept
+    return make_state(flatten(model), optimizer, trainable=is_trained, ema=False, extra=extra)
+
+
+def _looked_again(
+    config: FitConfig,
+    abstract: Model,
+    state: State,
+    level: Float[Array, "g g g"],
+    key: Key[Array, ""],
+) -> Float[Array, "g g g"]:
+    """The occupancy level after a step: looked at again once in `every` steps."""
+    assert config.occupancy is not None
+    settings, updates = config.occupancy, state["extra"]["updates"]
+    model = unflatten(abstract, weights(state))
+
+    def look(level: Array) -> Array:
+        turn = updates // settings.every
+        return updated_level(level, model.field, settings, named(key, "occupancy"), turn)
+
+    return jax.lax.cond(updates % settings.every == 0, look, lambda level: level, level)
