@@ -1,18 +1,17 @@
 """The command line: `jaxvid COMMAND ...`. Every command is a short call of the library.
 
-Bad input ends with one line, `jaxvid: error: ...`, and exit code 2; an interrupted run with 130 or 143 after it has
-saved; numbers that broke, or a plan that does not fit, with 1.
+Exit codes are those of `jaxvid.command`; a plan that does not fit ends with 1.
 """
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxvid.command import cache_compilations, make_parser, run_command, run_training
 from jaxvid.core.errors import UserError
-from jaxvid.options import make_parser
+from jaxvid.options import DESCRIPTION, OPTIONS
 
 # Fields in which a resumed run may differ from how it began: how often, where, what is shown. The number of steps may too
 # (below), and with it the rest of a decaying learning rate.
@@ -41,7 +40,7 @@ def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxvid.core.mesh import check_batch, make_mesh
     from jaxvid.core.run import RunDirectory
     from jaxvid.systems.vdm import VDM
-    from jaxvid.train.loop import InterruptedRunError, NonFiniteError, check_phases, fit
+    from jaxvid.train.loop import check_phases, fit
 
     if arguments.distributed:
         try:
@@ -69,16 +68,12 @@ def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     check_phases(phases, system.loop)
     may_differ = (*MAY_DIFFER, *(f"stages.{i}.steps" for i in range(len(system.stages))))
     run = RunDirectory.open(directory, system, may_differ)
-    try:
+
+    def go() -> None:
         fit(run, phases, system.loop, mesh=mesh, start=start)
-    except InterruptedRunError as stopped:
-        print(f"jaxvid: {stopped}", file=sys.stderr)
-        return stopped.exit_code
-    except NonFiniteError as broken:
-        print(f"jaxvid: {broken}", file=sys.stderr)
-        return 1
-    print(f"done: {directory} (samples in {run.samples})")
-    return 0
+        print(f"done: {directory} (samples in {run.samples})")
+
+    return run_training("jaxvid", go)
 
 
 def sample(arguments: argparse.Namespace, _: Sequence[str]) -> int:
@@ -135,7 +130,6 @@ def ablate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """`jaxvid ablate`."""
     from jaxvid.evaluate.ablate import load_experiment
     from jaxvid.evaluate.ablate_report import ablate, preview, table
-    from jaxvid.train.loop import InterruptedRunError, NonFiniteError
 
     if arguments.seeds < 1:
         raise UserError(f"--seeds is {arguments.seeds}; it must be 1 or more")
@@ -144,15 +138,9 @@ def ablate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     if arguments.dry_run:
         print(preview(experiment, arguments.seeds))
         return 0
-    try:
-        print(table(ablate(experiment, arguments.directory, arguments.seeds)))
-    except InterruptedRunError as stopped:
-        print(f"jaxvid: {stopped}", file=sys.stderr)
-        return stopped.exit_code
-    except NonFiniteError as broken:
-        print(f"jaxvid: {broken}", file=sys.stderr)
-        return 1
-    return 0
+    return run_training(
+        "jaxvid", lambda: print(table(ablate(experiment, arguments.directory, arguments.seeds)))
+    )
 
 
 def plan(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -184,15 +172,6 @@ def data(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
-def cache_compilations() -> None:
-    """Keeps compiled programs between processes, unless the user has chosen a place for them."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path.home() / ".cache" / "jaxvid" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-
-
 COMMANDS = {
     "demo": demo,
     "train": train,
@@ -206,18 +185,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        parsed, rest = make_parser(COMMANDS).parse_known_args(arguments)
-        if rest and not parsed.overrides:
-            raise UserError(f"unknown option {rest[0]}; see `jaxvid {parsed.command} --help`")
-        return parsed.run(parsed, rest) or 0
-    except UserError as error:
-        print(f"jaxvid: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("jaxvid: interrupted", file=sys.stderr)
-        return 130
+    return run_command(make_parser("jaxvid", DESCRIPTION, OPTIONS, COMMANDS), argv)
 
 
 if __name__ == "__main__":

@@ -1,48 +1,10 @@
 """The options of `jaxvid COMMAND ...`, with their help and examples."""
 
-import argparse
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
 
-from jaxvid.core.errors import UserError
+from jaxvid.command import Add
 
 DESCRIPTION = "Text-to-video diffusion with factorized space-time U-Nets."
-
-# Adds a command: (name, what it does, examples, whether configuration options may follow).
-Add: TypeAlias = Callable[..., argparse.ArgumentParser]
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaints are one line like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises UserError instead of printing the usage."""
-        raise UserError(f"{message}; see `{self.prog} --help`")
-
-
-def make_parser(run: Mapping[str, Callable[..., Any]]) -> argparse.ArgumentParser:
-    """The commands and their options; a parsed command has its function of `run` as the attribute `run`."""
-    parser = OneLineParser(prog="jaxvid", description=DESCRIPTION)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(
-        name: str, about: str, examples: str, overrides: bool = False
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=about,
-            description=about,
-            epilog=f"examples:\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        sub.set_defaults(run=run[name], overrides=overrides)
-        return sub
-
-    for options in (demo, train, sample, evaluate, ablate, plan, data):
-        options(add)
-    return parser
 
 
 def number(text: str) -> int | float:
@@ -198,3 +160,6 @@ def data(add: Add) -> None:
     sub.add_argument(
         "--held-out", type=number, default=0, help='share or number of clips for the split "test"'
     )
+
+
+OPTIONS = (demo, train, sample, evaluate, ablate, plan, data)

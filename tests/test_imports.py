@@ -20,7 +20,8 @@ TABLE["weights"] = {"nn", "models"}
 TABLE["pipelines"] = {"nn", "models", "weights", "diffusion"}
 TABLE["systems"] = set(TABLE)
 TABLE["evaluate"] = set(TABLE)
-TABLE["options"] = set()
+TABLE["command"] = {"train"}
+TABLE["options"] = {"command"}
 TABLE["cli"] = set(TABLE)
 
 

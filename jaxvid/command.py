@@ -1,0 +1,99 @@
+"""What the command lines of `jaxvid` and `jaxedit` share: the parser, its one-line complaints, and the exit codes.
+
+Bad input ends with one line, `PROGRAM: error: ...`, and exit code 2; an interrupted run with 130 or 143 after it has
+saved; numbers that broke with 1.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from jaxvid.core.errors import UserError
+
+# Adds a command: (name, what it does, examples, whether configuration options may follow).
+Add: TypeAlias = Callable[..., argparse.ArgumentParser]
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError instead of printing the usage."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def make_parser(
+    program: str,
+    description: str,
+    options: Sequence[Callable[[Add], None]],
+    run: Mapping[str, Callable[..., Any]],
+) -> argparse.ArgumentParser:
+    """The commands and their options; a parsed command has its function of `run` as the attribute `run`.
+
+    Each of `options` adds one command.
+    """
+    parser = OneLineParser(prog=program, description=description)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, about: str, examples: str, overrides: bool = False
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(run=run[name], overrides=overrides)
+        return sub
+
+    for option in options:
+        option(add)
+    return parser
+
+
+def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parsed, rest = parser.parse_known_args(arguments)
+        if rest and not parsed.overrides:
+            raise UserError(
+                f"unknown option {rest[0]}; see `{parser.prog} {parsed.command} --help`"
+            )
+        return parsed.run(parsed, rest) or 0
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+
+
+def run_training(program: str, train: Callable[[], Any]) -> int:
+    """Calls `train`; returns the exit code of a run that ends, is interrupted (saved), or breaks."""
+    from jaxvid.train.loop import InterruptedRunError, NonFiniteError
+
+    try:
+        train()
+    except InterruptedRunError as stopped:
+        print(f"{program}: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except NonFiniteError as broken:
+        print(f"{program}: {broken}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def cache_compilations() -> None:
+    """Keeps compiled programs between processes, unless the user has chosen a place for them."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path.home() / ".cache" / "jaxvid" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
