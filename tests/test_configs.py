@@ -32,7 +32,7 @@ PARAMETERS = {
 
 
 def test_all_presets_are_known_here():
-    assert set(PARAMETERS) == set(config_names())
+    assert set(PARAMETERS) == set(config_names("vdm"))
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

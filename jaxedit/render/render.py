@@ -45,7 +45,8 @@ class RenderConfig:
     """How rays are sampled.
 
     samples: intervals of the final pass. proposal_samples: intervals of each proposal, coarse to fine.
-    near, far: distances between which there is anything to see, in world units; None: as far as the bounds go.
+    near, far: distances between which there is anything to see, in world units; None: as near and
+        far as the bounds go.
     bounds: what narrows them for each ray: the field's box, a sphere around its middle through its corners, or nothing.
     equal_steps: every ray has intervals of the same length, the box's diagonal / samples, from where it enters; else
         each ray spreads its intervals over what it sees of the bounds.
@@ -56,7 +57,7 @@ class RenderConfig:
     samples: int = 256
     proposal_samples: tuple[int, ...] = ()
     spacing: Spacing = "linear"
-    near: float = 0.0
+    near: float | None = None
     far: float | None = None
     bounds: Literal["box", "sphere", "none"] = "box"
     equal_steps: bool = False
@@ -73,7 +74,7 @@ class RenderConfig:
             raise UserError("equal_steps needs bounds box and spacing linear; change one of them")
         if self.bounds == "none" and self.far is None:
             raise UserError("far is None and bounds is none; give a far")
-        if self.spacing == "disparity" and self.near <= 0:
+        if self.spacing == "disparity" and not self.near:
             raise UserError(f"near is {self.near}; spacing disparity needs near above 0")
 
 
@@ -133,15 +134,16 @@ def ray_bounds(
     field: Field, rays: Rays, config: RenderConfig
 ) -> tuple[Float[Array, "r"], Float[Array, "r"]]:
     """The distances between which each ray is sampled."""
-    frame, limit = field.frame, math.inf if config.far is None else config.far
+    frame, least = field.frame, config.near or 0.0
+    limit = math.inf if config.far is None else config.far
     low, high = jnp.array(frame.lowest), jnp.array(frame.highest)
     if config.bounds == "none":
         shape = rays.origin.shape[:1]
-        return jnp.full(shape, config.near), jnp.full(shape, limit)
+        return jnp.full(shape, least), jnp.full(shape, limit)
     if config.bounds == "sphere":
         radius = 0.5 * math.hypot(*frame.size)
-        return sphere_bounds(rays, 0.5 * (low + high), radius, config.near, limit)
-    near, far = box_bounds(rays, low, high, config.near, limit)
+        return sphere_bounds(rays, 0.5 * (low + high), radius, least, limit)
+    near, far = box_bounds(rays, low, high, least, limit)
     if config.equal_steps:
         # Behind the box there is nothing to ask; the intervals there cost one look at the occupancy.
         far = jnp.where(far > near, near + math.hypot(*frame.size), near)

@@ -43,6 +43,8 @@ from jaxvid.train.session import (
 from jaxvid.train.state import State
 from jaxvid.train.stop import InterruptedRunError, StopRequest
 
+SHOWN = ("loss", "psnr")  # endings of the metrics that stand beside the progress bar
+
 __all__ = ["InterruptedRunError", "LoopConfig", "NonFiniteError", "fit"]
 
 
@@ -219,7 +221,7 @@ def log(session: Session, at: Position, meter: Meter, feed: Feed, progress: Prog
     """Writes a line of metrics and reports errors of checkpoints that were being written."""
     values = meter.take(feed.examples, feed.seconds)
     session.run.log(at.step, {"phase": session.phases[at.index].name, **values})
-    shown = {name: value for name, value in values.items() if name.endswith("loss")}
+    shown = {name: value for name, value in values.items() if name.endswith(SHOWN)}
     if "examples_per_second" in values:
         shown["examples/s"] = values["examples_per_second"]
     progress.report(shown)

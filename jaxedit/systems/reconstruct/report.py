@@ -27,6 +27,12 @@ class Scores(NamedTuple):
     ssim: float
     views: int
 
+    def __str__(self) -> str:
+        foreground = (
+            "" if np.isnan(self.foreground) else f" ({self.foreground:.2f} dB in the foreground)"
+        )
+        return f"PSNR {self.psnr:.2f} dB{foreground}, SSIM {self.ssim:.4f}, {self.views} views"
+
 
 def scored_views(scene: Scene) -> tuple[str, Views]:
     """The split that scores are of: test, else val, else the training views themselves."""

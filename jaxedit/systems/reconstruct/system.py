@@ -1,14 +1,17 @@
 """A reconstruction as a system: a configuration that fits, renders and scores."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxedit.fields.field import Frame
+from jaxedit.fields.normals import NormalField
 from jaxedit.render.compositing import Pixels
 from jaxedit.render.image import chunked
 from jaxedit.scene.cameras import Cameras, Rays, image_rays
@@ -16,7 +19,7 @@ from jaxedit.scene.load import load_scene
 from jaxedit.scene.scene import Scene, Views
 from jaxedit.systems.reconstruct.config import FitConfig
 from jaxedit.systems.reconstruct.model import Model
-from jaxedit.systems.reconstruct.report import make_report
+from jaxedit.systems.reconstruct.report import Scores, make_report, score, scored_views
 from jaxedit.systems.reconstruct.training import (
     abstract_model,
     frame_of,
@@ -39,40 +42,62 @@ class Reconstruct(FitConfig):
     Example:
         system = jaxvid.load_config("reconstruct/voxels")
         scene = system.scene()
+        system = system.seeing(scene)
         state = fit(run, system.phases(scene), system.loop)
-        pixels = system.render_view(state, scene, scene.views["test"].cameras, 0)
+        pixels = system.render_image(system.frame(scene.box), state, scene.views["test"].cameras, 0)
     """
 
     def scene(self) -> Scene:
         """The scene of `data`."""
         return load_scene(self.data)
 
+    def seeing(self, scene: Scene) -> "Reconstruct":
+        """This configuration with the scene's near and far where `render` leaves them open."""
+        near = scene.near if self.render.near is None else self.render.near
+        far = scene.far if self.render.far is None else self.render.far
+        return replace(self, render=replace(self.render, near=near, far=far))
+
+    def frame(self, box: Float[np.ndarray, "2 3"] | None) -> Frame:
+        """The frame of the field for a scene's box, or for a scene without one."""
+        return frame_of(self, box)
+
     def phases(self, scene: Scene, *, with_reports: bool = False) -> list[Phase]:
         """One phase a fit; with reports they score and show held-out views."""
+        found = phases(self, scene)
         if not with_reports:
-            return phases(self, scene)
-        found = []
-        for index in range(len(self.fits)):
+            return found
+        frame = self.frame(scene.box)
 
-            def view(state: State, views: Views, number: int, index: int = index) -> np.ndarray:
-                pixels = self.render_view(state, scene, views.cameras, number, fit=index)
+        def reported(phase: Phase, index: int) -> Phase:
+            def view(state: State, views: Views, number: int) -> np.ndarray:
+                pixels = self.render_image(frame, state, views.cameras, number, fit=index)
                 return np.asarray(pixels.colour)
 
-            report = make_report(scene, view, self.background, self.heldout)
-            found.append(phases(self, scene, report)[index])
-        return found
+            return replace(phase, report=make_report(scene, view, self.background, self.heldout))
 
-    def model(self, frame: Frame, params: Params, fit: int = -1) -> Model:
-        """The model of a fit (the last) with these values."""
-        return unflatten(abstract_model(self, frame, fit % len(self.fits)), params)
+        return [reported(phase, index) for index, phase in enumerate(found)]
 
-    def render_view(
-        self, state: State, scene: Scene, cameras: Cameras, view: int, *, fit: int = -1
+    def model(self, frame: Frame, state: State, fit: int = -1) -> Model:
+        """The model of a fit (the last) with the state's values."""
+        return unflatten(abstract_model(self, frame, fit % len(self.fits)), weights(state))
+
+    def render_image(
+        self,
+        frame: Frame,
+        state: State,
+        cameras: Cameras,
+        view: int,
+        *,
+        fit: int = -1,
+        normals: bool = False,
     ) -> Pixels:
-        """One view as arrays [height, width, ...]; `state` is that of the fit."""
-        draw = _image_program(self, frame_of(self, scene), fit % len(self.fits), self.image_chunk())
-        one = cameras.select([view])
-        return draw(weights(state), state.get("extra", {}).get("level"), one)
+        """One view as arrays [height, width, ...]; `state` is that of the fit (the last).
+
+        normals: colours are surface normals, (n + 1) / 2, over grey. One compile for all views of a size.
+        """
+        number = fit % len(self.fits)
+        draw = _image_program(self, frame, number, self.image_chunk(), normals)
+        return draw(weights(state), state.get("extra", {}).get("level"), cameras.select([view]))
 
     def image_chunk(self) -> int:
         """Rays rendered at once for an image: `chunk`, or as many as `CHUNK_BYTES` of samples are."""
@@ -80,10 +105,36 @@ class Reconstruct(FitConfig):
             return self.chunk
         return max(256, CHUNK_BYTES // (self.render.samples * SAMPLE_BYTES))
 
+    def estimate(self, scene: Scene) -> str:
+        """A line on the memory that the fits will need, for people, before anything starts."""
+        frame = self.frame(scene.box)
+        largest = 0
+        for index, fit in enumerate(self.fits):
+            leaves = jax.tree.leaves(abstract_model(self, frame, index))
+            values = sum(leaf.size for leaf in leaves)
+            samples = fit.rays * self.render.samples
+            # Values, their gradient and two moments; samples once forward and once back.
+            largest = max(largest, 16 * values + 2 * SAMPLE_BYTES * samples)
+        pixels = sum(views.images.nbytes for views in scene.views.values())
+        return (
+            f"memory   about {largest / 2**30:.1f} GiB while fitting, {pixels / 2**30:.2f} GiB of images on the host; "
+            f"images are rendered {self.image_chunk()} rays at a time"
+        )
+
+    def scores(self, state: State, scene: Scene) -> tuple[str, Scores]:
+        """The split scored, and its scores, over all of its views."""
+        split, views = scored_views(scene)
+        frame = self.frame(scene.box)
+
+        def view(views: Views, number: int) -> np.ndarray:
+            return np.asarray(self.render_image(frame, state, views.cameras, number).colour)
+
+        return split, score(view, views, self.background, range(len(views)))
+
 
 @lru_cache(maxsize=16)
 def _image_program(
-    config: FitConfig, frame: Frame, fit: int, chunk: int
+    config: FitConfig, frame: Frame, fit: int, chunk: int, normals: bool
 ) -> Callable[[Params, Any, Cameras], Pixels]:
     """The compiled function (params, level, one camera) -> its image."""
     abstract = abstract_model(config, frame, fit)
@@ -91,9 +142,13 @@ def _image_program(
     def image(params: Params, level: Any, cameras: Cameras) -> Pixels:
         model = unflatten(abstract, params)
         occupied = look_at_cells(config, model, level)
+        if normals:
+            model = Model(NormalField(model.field), list(model.proposals))
 
         def one(whole: tuple[Model, Any], rays: Rays) -> Pixels:
-            return render(config, whole[0], rays, occupied=whole[1])[0]
+            model, occupied = whole
+            behind = jnp.full((rays.origin.shape[0], 3), 0.5) if normals else None
+            return render(config, model, rays, occupied=occupied, background=behind)[0]
 
         return chunked(one, chunk)((model, occupied), image_rays(cameras, 0))
 

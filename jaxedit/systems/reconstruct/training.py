@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key
 
@@ -49,11 +50,11 @@ def abstract_model(config: FitConfig, frame: Frame, index: int) -> Model:
     return jax.eval_shape(partial(make_model, config, frame, index), jax.random.key(0))
 
 
-def frame_of(config: FitConfig, scene: Scene) -> Frame:
+def frame_of(config: FitConfig, box: Float[np.ndarray, "2 3"] | None) -> Frame:
     """The frame of the field: the scene's box, or the unit box where the scene has none."""
-    if scene.box is None:
+    if box is None:
         return Frame(contraction=config.contraction)
-    return Frame.of(scene.box, config.contraction)
+    return Frame.of(box, config.contraction)
 
 
 def look_at_cells(
@@ -80,17 +81,22 @@ def render(
     *,
     occupied: Bool[Array, "x y z"] | None = None,
     anneal: Float[Array, ""] | float = 1.0,
+    background: Float[Array, "r 3"] | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Pixels, Losses]:
-    """Renders rays [r] as the configuration says, spread over the mesh's devices where there is one."""
+    """Renders rays [r] as the configuration says, spread over the mesh's devices where there is one.
 
-    def one(whole: tuple[Model, Any, Any], part: tuple[Rays, Any]) -> tuple[Pixels, Losses]:
-        (model, occupied, anneal), (rays, keys) = whole, part
+    background: a colour behind each ray instead of the configuration's.
+    """
+    behind = background_of(config, keys, rays.origin.shape[0]) if background is None else background
+
+    def one(whole: tuple[Model, Any, Any], part: tuple[Rays, Any, Array]) -> tuple[Pixels, Losses]:
+        (model, occupied, anneal), (rays, keys, behind) = whole, part
         return render_rays(
             model.field,
             rays,
             config.render,
-            background=background_of(config, keys, rays.origin.shape[0]),
+            background=behind,
             keys=keys,
             occupied=occupied,
             proposals=tuple(model.proposals),
@@ -98,7 +104,7 @@ def render(
         )
 
     spread = one if mesh is None else over_mesh(one, mesh)
-    return spread((model, occupied, anneal), (rays, keys))
+    return spread((model, occupied, anneal), (rays, keys, behind))
 
 
 def ray_loss(
@@ -113,7 +119,7 @@ def ray_loss(
     anneal: Float[Array, ""] | float = 1.0,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "r"], Sums]:
-    """The loss of each ray of a batch, and {"psnr": that of the batch}."""
+    """The loss of each ray of a batch, and {"mse": (sum over rays, rays)}."""
     pixel = batch["pixel"].astype(jnp.float32) + 0.5
     rays = pixel_rays(cameras, batch["view"], pixel)
     pixels, losses = render(config, model, rays, keys, occupied=occupied, anneal=anneal, mesh=mesh)
@@ -136,7 +142,6 @@ def ray_loss(
     total = total + fit.distortion * losses["distortion"]
     if "interlevel" in losses:
         total = total + fit.interlevel * losses["interlevel"]
-    # The step asks for sums that add up over parts of a batch: of the error, and the meter takes the mean.
     return total, {"mse": (jnp.sum(square), jnp.float32(count))}
 
 
@@ -146,7 +151,7 @@ def phases(config: FitConfig, scene: Scene, report: Report | None = None) -> lis
 
 
 def _phase(config: FitConfig, scene: Scene, index: int, report: Report | None) -> Phase:
-    fit, frame = config.fits[index], frame_of(config, scene)
+    fit, frame = config.fits[index], frame_of(config, scene.box)
     optimizer = make_optimizer(fit.optimizer, fit.steps)
     cameras = scene.views["train"].cameras
     mesh = make_mesh(config.mesh)
@@ -174,6 +179,8 @@ def _phase(config: FitConfig, scene: Scene, index: int, report: Report | None) -
             )
 
         state, sums = make_step(cast(Loss, loss), optimizer, ema_decay=None)(state, batch, key)
+        mse, count = sums.pop("mse")
+        sums["psnr"] = (-10.0 * jnp.log10(mse / count), jnp.ones(()))
         sums["lost_voxels"] = (state["extra"]["lost"].astype(jnp.float32), jnp.ones(()))
         if level is not None:
             state["extra"]["level"] = _looked_again(config, abstract, state, level, key)

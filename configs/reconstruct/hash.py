@@ -1,0 +1,33 @@
+"""A hash grid on a laptop: images of 128 pixels, a small table and small networks.
+
+    jaxedit fit SCENE --config reconstruct/hash --run runs/scene
+
+instant-ngp (Mueller et al. 2022) with 8 levels to 256 and 2^15 rows a level instead of 16 to 2048 and 2^19, networks
+32 wide instead of 64, and mean squared error instead of Huber's.
+"""
+
+from dataclasses import replace
+
+from jaxedit.fields.hash_grid import HashGridConfig
+from jaxedit.systems.reconstruct import Fit, Reconstruct
+from jaxvid.core.config import load_config
+from jaxvid.train.optimizer import OptimizerConfig
+
+
+def config() -> Reconstruct:
+    """The configuration."""
+    voxels: Reconstruct = load_config("reconstruct/voxels")
+    return replace(
+        voxels,
+        field=HashGridConfig(levels=8, table=15, finest=256, width=32),
+        fits=(
+            Fit(
+                "fit",
+                steps=3000,
+                rays=2048,
+                optimizer=OptimizerConfig(
+                    learning_rate=1e-2, b2=0.99, epsilon=1e-15, clip_norm=None, decay="cosine"
+                ),
+            ),
+        ),
+    )

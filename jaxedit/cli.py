@@ -1,0 +1,88 @@
+"""The command line: `jaxedit COMMAND ...`. Every command is a short call of the library; exit codes are jaxvid's."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxedit.options import DESCRIPTION, OPTIONS
+from jaxvid.command import cache_compilations, make_parser, run_command, run_training
+from jaxvid.core.errors import UserError
+
+# Fields in which a resumed run may differ from how it began.
+MAY_DIFFER = (
+    "loop.log_every",
+    "loop.save_every",
+    "loop.sample_every",
+    "loop.keep",
+    "loop.max_steps",
+    "mesh",
+    "heldout",
+    "chunk",
+)
+
+
+def fit(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """`jaxedit fit`."""
+    import jax
+
+    from jaxedit.scene.load import describe
+    from jaxedit.scene.record import FILE, SceneRecord, write_record
+    from jaxedit.systems.reconstruct import Reconstruct
+    from jaxvid.core.config import load_config, parse_overrides, replace
+    from jaxvid.core.mesh import check_batch, make_mesh
+    from jaxvid.core.run import RunDirectory
+    from jaxvid.train import loop
+
+    cache_compilations()
+    system = load_config(arguments.config)
+    if not isinstance(system, Reconstruct):
+        raise UserError(
+            f"config {arguments.config} is a {type(system).__name__}, which cannot be fitted; return a Reconstruct"
+        )
+    system = replace(system, {"data.path": arguments.scene})
+    prog = f"jaxedit fit {arguments.scene}"
+    system = parse_overrides(system, ["--help"] if arguments.options else rest, prog=prog)
+    mesh = make_mesh(system.mesh)
+    for stage in system.fits:
+        check_batch(mesh, stage.rays)
+    scene = system.scene()
+    system = system.seeing(scene)
+    print(describe(scene), file=sys.stderr)
+    print(system.estimate(scene), file=sys.stderr)
+    phases = system.phases(scene, with_reports=True)
+    loop.check_phases(phases, system.loop)
+    directory = arguments.directory or Path("runs") / Path(arguments.scene).resolve().name
+    may_differ = (*MAY_DIFFER, *(f"fits.{i}.steps" for i in range(len(system.fits))))
+    run = RunDirectory.open(directory, system, may_differ)
+    if jax.process_index() == 0:
+        write_record(SceneRecord.of(scene), run.path / FILE)
+
+    def go() -> None:
+        state = loop.fit(run, phases, system.loop, mesh=mesh)
+        split, scores = system.scores(state, scene)
+        print(f"{split}: {scores}")
+        print(f"done: {directory} (views in {run.samples})")
+
+    return run_training("jaxedit", go)
+
+
+def render(arguments: argparse.Namespace, _: Sequence[str]) -> int:
+    """`jaxedit render`."""
+    from jaxedit.systems.reconstruct.videos import render_to_files
+
+    cache_compilations()
+    print(render_to_files(arguments))
+    return 0
+
+
+COMMANDS = {"fit": fit, "render": render}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code."""
+    return run_command(make_parser("jaxedit", DESCRIPTION, OPTIONS, COMMANDS), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

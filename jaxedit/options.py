@@ -1,0 +1,64 @@
+"""The options of `jaxedit COMMAND ...`, with their help and examples."""
+
+from pathlib import Path
+
+from jaxvid.command import Add
+
+DESCRIPTION = "Reconstruct scenes as NeRFs or voxel grids, look at them, and edit them from text."
+
+
+def fit(add: Add) -> None:
+    """`jaxedit fit`."""
+    sub = add(
+        "fit",
+        "Fit a field to a scene's images, or go on with the run in the run directory; ends with its score on held-out views.",
+        "  jaxedit fit scenes/mic --run runs/mic\n"
+        "  jaxedit fit scenes/mic --config reconstruct/hash --run runs/mic_hash --data.size 200\n"
+        "  jaxedit fit captures/garden --config my_fit.py --run runs/garden --loop.save-every 500\n"
+        "  jaxedit fit scenes/mic --options      (every option that may follow)",
+        overrides=True,
+    )
+    sub.add_argument(
+        "scene", help="a folder: Blender, nerfstudio, instant-ngp, LLFF, COLMAP or Vox-E layout"
+    )
+    sub.add_argument(
+        "--config",
+        default="reconstruct/voxels",
+        help="a preset, or a Python file with config() (default reconstruct/voxels)",
+    )
+    sub.add_argument(
+        "--run", type=Path, dest="directory", help="run directory (default runs/SCENE)"
+    )
+    sub.add_argument("--options", action="store_true", help="list the configuration's options")
+
+
+def render(add: Add) -> None:
+    """`jaxedit render`."""
+    sub = add(
+        "render",
+        "Render a fitted scene along a camera path, or its own views.",
+        "  jaxedit render runs/mic --out mic.mp4\n"
+        "  jaxedit render runs/mic --path spiral --frames 60 --kind depth --out depth.mp4\n"
+        "  jaxedit render runs/mic --path views --split test --out test_views      (a folder of PNGs)\n"
+        "  jaxedit render runs/mic --path keys.json --size 400 --out tour.mp4",
+    )
+    sub.add_argument("source", type=Path, help="a run directory")
+    sub.add_argument(
+        "--out", type=Path, required=True, help="an .mp4 or .gif, or a folder for PNGs"
+    )
+    sub.add_argument(
+        "--path",
+        default="turntable",
+        help="turntable, spiral, views (the scene's own), or a JSON file of key frames "
+        '({"keys": [4x4 camera-to-world, OpenGL axes, ...], "closed": true}); default turntable',
+    )
+    sub.add_argument("--split", default="test", help="of --path views (default test)")
+    sub.add_argument("--frames", type=int, default=120, help="default 120")
+    sub.add_argument("--elevation", type=float, help="of a turntable, degrees above the horizon")
+    sub.add_argument("--radius", type=float, help="of a turntable, in the scene's units")
+    sub.add_argument("--kind", choices=("colour", "depth", "normal"), default="colour")
+    sub.add_argument("--size", type=int, help="longest side in pixels (the training images')")
+    sub.add_argument("--fps", type=float, default=30.0)
+
+
+OPTIONS = (fit, render)
