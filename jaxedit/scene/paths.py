@@ -1,6 +1,6 @@
 """Camera paths for videos: around the object, along a spiral, through key frames, or the scene's own cameras."""
 
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +12,8 @@ from jaxedit.scene.lenses import COEFFICIENTS
 from jaxedit.scene.poses import Poses, look_at
 from jaxvid.core.errors import UserError
 
-PathName: TypeAlias = Literal["turntable", "spiral", "views"]
+# As many poses as the path has frames.
+Path: TypeAlias = Float[np.ndarray, "m 3 4"]
 UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -29,7 +30,7 @@ def focus_of(poses: Poses) -> Float[np.ndarray, "3"]:
 
 def turntable(
     poses: Poses, frames: int, *, elevation: float | None = None, radius: float | None = None
-) -> Poses:
+) -> Path:
     """Once around the cameras' common focus, +z upwards, the frame after the last being the first again.
 
     elevation: of the camera above the horizon in degrees; radius: its distance from the focus in world units. None
@@ -50,7 +51,7 @@ def turntable(
     return look_at(focus + radius * ring, focus, UP)
 
 
-def spiral(poses: Poses, frames: int, *, turns: int = 2, reach: float = 0.9) -> Poses:
+def spiral(poses: Poses, frames: int, *, turns: int = 2, reach: float = 0.9) -> Path:
     """Around the mean camera of a forward-facing capture, as far as the cameras themselves spread (LLFF's path).
 
     reach: of the cameras' distances along the mean camera's axes, the share (a quantile) that the path covers.
@@ -64,7 +65,7 @@ def spiral(poses: Poses, frames: int, *, turns: int = 2, reach: float = 0.9) -> 
     return look_at(centre + offset @ mean[:, :3].T, focus, mean[:, 1])
 
 
-def through(keys: Poses, frames: int, *, closed: bool = False) -> Poses:
+def through(keys: Poses, frames: int, *, closed: bool = False) -> Path:
     """A smooth path through key frames: positions by a cubic spline, rotations by spherical interpolation.
 
     The first and the last frame are the first and last key; a closed path returns to its first key after the last frame.
