@@ -520,6 +520,7 @@ def test_key_frames_are_read_and_refused(commanded, tmp_path, capsys):
         "--out",
     ]
     assert cli.main([*call, str(tmp_path / "frames")]) == 0
+    capsys.readouterr()
     for bad in (
         "{}",
         "[1]",

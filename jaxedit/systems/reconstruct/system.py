@@ -52,7 +52,7 @@ class Reconstruct(FitConfig):
         return load_scene(self.data)
 
     def seeing(self, scene: Scene) -> "Reconstruct":
-        """This configuration with the scene's near and far where `render` leaves them open."""
+        """The configuration with the scene's near and far where `render` leaves them open."""
         near = scene.near if self.render.near is None else self.render.near
         far = scene.far if self.render.far is None else self.render.far
         return replace(self, render=replace(self.render, near=near, far=far))
