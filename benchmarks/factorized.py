@@ -7,14 +7,14 @@ Decisions:
 
     1x3x3 convolution    frames folded into the batch, 2-D convolution; at stride 1 its two gradients written out as
                          convolutions in the forward layout (`jax.custom_vjp`): those that differentiation makes take a
-                         slow path on a CPU inside a loop, 23 times the work; on v5e and H200 nothing changes
+                         slow path on a CPU inside a loop, 39 times the work; on v5e and H200 nothing changes
     3x1x1 convolution    one matrix product a tap on padded, sliced frames: masks by segment, and exchanges single frames
                          where they are split over devices (indexing gathers them all)
     attention            over space on folded frames (each device's own where they are split), over time on folded pixels
     norms                sums over pixels, then over groups, with the gradient written out
     repeated blocks      `lax.scan`, with the gradients above also on a CPU
 
-    python benchmarks/factorized.py cpu --out cpu.json       about 5 minutes on 2 idle cores
+    python benchmarks/factorized.py cpu --out cpu.json       about a minute on 2 idle cores
     python benchmarks/factorized.py v5e:1x1 --out v5e.json   needs pip install "jaxvid[plan]"; h200:1 likewise
     python benchmarks/factorized.py frames --out frames.json eight simulated devices, frames split over two
     python benchmarks/factorized.py table cpu.json v5e.json h200.json frames.json > table.md
@@ -151,8 +151,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         for name in variants:
             cpu = results["cpu"][group][name]
             low, high = cpu["ratio_range"]
-            row = [name, f"{cpu['gflops']:.2f}", f"{cpu['ms']:.0f}"]
-            row += [f"{cpu['ratio']:.2f} ({low:.2f}-{high:.2f})", f"{cpu['cpu_ms']:.0f}"]
+            row = [name, f"{cpu['gflops']:.2f}", f"{cpu['ms']:.1f}"]
+            row += [f"{cpu['ratio']:.2f} ({low:.2f}-{high:.2f})", f"{cpu['cpu_ms']:.1f}"]
             row += [f"{cpu['temp_mib']:.0f}", f"{cpu['compile_s']:.1f}"]
             for target in absent:
                 told = results[target].get(group, {}).get(name)
@@ -160,7 +160,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
                 row += [
                     "-" if told is None or told[key] is None else f"{told[key]:.0f}" for key in keys
                 ]
-            used = results["frames"].get(group, {}).get(name, {}).get("collectives", {})
+            used = results.get("frames", {}).get(group, {}).get(name, {}).get("collectives", {})
             row.append(", ".join(f"{n} {kind}" for kind, n in used.items()) or "-")
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)

@@ -46,7 +46,7 @@ def convolve_dense(
     """A stride-1 convolution to the same size whose gradients are written as convolutions in the forward layout.
 
     The kernel gradient that differentiation makes runs on a slow path of the CPU backend inside a loop: a scanned train
-    step cost 23 times an unrolled one, and 1.3 times with these (docs/factorized.md). The numbers are the same. On a torus
+    step cost 39 times an unrolled one, and 1.4 times with these (docs/factorized.md). The numbers are the same. On a torus
     the gradient by x is a convolution on the torus; what differentiation makes convolves a wider array that is mostly
     zeros and adds its borders to the opposite ones.
     """
