@@ -76,7 +76,16 @@ def render(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {"fit": fit, "render": render}
+def export(arguments: argparse.Namespace, _: Sequence[str]) -> int:
+    """`jaxedit export`."""
+    from jaxedit.export.commands import export_to_file
+
+    cache_compilations()
+    print(export_to_file(arguments))
+    return 0
+
+
+COMMANDS = {"fit": fit, "render": render, "export": export}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -61,4 +61,48 @@ def render(add: Add) -> None:
     sub.add_argument("--fps", type=float, default=30.0)
 
 
-OPTIONS = (fit, render)
+def export(add: Add) -> None:
+    """`jaxedit export`."""
+    sub = add(
+        "export",
+        "Write a fitted scene as a point cloud, a mesh, arrays, or its cameras.",
+        "  jaxedit export runs/mic --format ply --out mic.ply                 (coloured points)\n"
+        "  jaxedit export runs/mic --format mesh --resolution 256 --out mic.glb\n"
+        "  jaxedit export runs/mic --format mesh --level 20 --keep-largest --out mic.ply\n"
+        "  jaxedit export runs/mic --format npz --out mic.npz                 (a voxel grid's raw values)\n"
+        "  jaxedit export runs/mic --format cameras --out transforms.json     (nerfstudio's layout)",
+    )
+    sub.add_argument("source", type=Path, help="a run directory")
+    sub.add_argument("--format", choices=("ply", "mesh", "npz", "cameras"), required=True)
+    sub.add_argument(
+        "--out", type=Path, required=True, help=".ply; .ply or .glb for a mesh; .npz; .json"
+    )
+    sub.add_argument(
+        "--world",
+        choices=("file", "scene"),
+        help="of points, meshes and cameras: the capture's files' (default), or the fitted scene's",
+    )
+    sub.add_argument("--points", type=int, help="of ply: at most so many (default 200000)")
+    sub.add_argument("--seed", type=int, help="of ply: which points are drawn (default 0)")
+    sub.add_argument(
+        "--resolution",
+        type=int,
+        help="of mesh, and of npz unless the field is a voxel grid: points along the longest side of the box, "
+        "2 to 1024 (default 128)",
+    )
+    sub.add_argument(
+        "--level",
+        type=float,
+        help="of mesh: the density that is the surface (default: Otsu's threshold between empty and full points)",
+    )
+    sub.add_argument(
+        "--keep-largest",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="SHARE",
+        help="of mesh: keep only the largest connected part, or those with at least this share of its triangles",
+    )
+
+
+OPTIONS = (fit, render, export)
