@@ -298,8 +298,8 @@ def draw_curves(axes: Axes, name: str, by_arm: Mapping[str, Any], x: int, label:
             axes.plot(mean[:, x], mean[:, 2], color=colour, linewidth=2)
     axes.set_xlabel(label)
     axes.set_ylabel(name)
-    values = np.concatenate([line.get_ydata() for line in axes.lines if len(line.get_ydata())])
-    if values.min() > 0 and values.max() > 10 * values.min():
+    values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
+    if values.size and values.min() > 0 and values.max() > 10 * values.min():
         # A loss falls by orders of magnitude, and what an ablation asks for is at its end.
         axes.set_yscale("log")
     axes.legend(fontsize=7)
