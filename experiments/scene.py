@@ -6,15 +6,20 @@
 # `jupytext --to notebook scene.py`.
 
 # %%
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
+from jaxedit.fields.field import Field
+from jaxedit.fields.packed_grid import PackedGrid
 from jaxedit.fields.voxel_grid import VoxelGridConfig
+from jaxedit.render.compositing import Pixels
 from jaxedit.render.image import chunked
 from jaxedit.render.render import RenderConfig, render_rays
-from jaxedit.scene.cameras import image_rays
+from jaxedit.scene.cameras import Rays, image_rays
 from jaxedit.scene.load import SceneConfig
 from jaxedit.scene.paths import cameras_along, turntable
 from jaxedit.scene.scene import composite
@@ -34,7 +39,9 @@ toy = toy_scene(seed=0, index=3)
 scene = capture(toy, views=30, size=48)
 print(caption(toy))
 print(
-    {split: views.images.shape for split, views in scene.views.items()}, "box", scene.box.tolist()
+    {split: views.images.shape for split, views in scene.views.items()},
+    "box",
+    np.asarray(scene.box).tolist(),
 )
 
 # %% [markdown]
@@ -56,7 +63,8 @@ system = Reconstruct(
         Fit("fine", steps=180, rays=1024, resolution=(64, 64, 64), rows=40_000, optimizer=adam),
     ),
 )  # fmt: skip
-key, state, curve = jax.random.key(0), None, []
+key, curve = jax.random.key(0), []
+state: Any = None
 for phase in system.phases(scene):
     state = jax.jit(phase.init)(state, named(key, phase.name))
     step, batches = jax.jit(phase.step, donate_argnums=0), phase.batches(None)
@@ -97,6 +105,7 @@ plt.show()
 
 # %%
 field = system.model(frame, state).field
+assert isinstance(field, PackedGrid)
 line = jnp.linspace(-1.0, 1.0, 96)
 x, z = jnp.meshgrid(line, line, indexing="xy")
 points = jnp.stack([x, jnp.zeros_like(x), z], axis=-1)
@@ -117,10 +126,13 @@ plt.show()
 # %%
 camera = scene.views["test"].cameras.select([0])
 truth = jnp.asarray(composite(scene.views["test"].images[0], np.ones(3)), jnp.float32)
-render = chunked(
-    lambda field, rays: render_rays(field, rays, system.render, background=jnp.ones(3))[0],
-    chunk=512,
-)
+
+
+def one_chunk(field: Field, rays: Rays) -> Pixels:
+    return render_rays(field, rays, system.render, background=jnp.ones(3))[0]
+
+
+render = chunked(one_chunk, chunk=512)
 
 
 @jax.jit
