@@ -1,0 +1,1 @@
+"""Exports of a fitted scene: point clouds, meshes, grids of values, cameras."""
