@@ -34,10 +34,10 @@ def config() -> Reconstruct:
         render=RenderConfig(samples=192, equal_steps=True, slots=1.0),
         occupancy=OccupancyConfig(),
         fits=(
-            Fit("coarse", steps=300, rays=4096, optimizer=coarse),
+            Fit("coarse", steps=400, rays=1024, optimizer=coarse),
             Fit(
                 "fine",
-                steps=2000,
+                steps=3000,
                 rays=4096,
                 resolution=(128, 128, 128),
                 rows=120_000,

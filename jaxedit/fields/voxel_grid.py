@@ -67,6 +67,8 @@ class VoxelGrid(nnx.Module):
 
         def uniform(name: str, channels: int, low: float, high: float) -> Array:
             shape = (*config.resolution, channels)
+            if low == high:
+                return jnp.full(shape, low, jnp.float32)
             return jax.random.uniform(named(key, name), shape, minval=low, maxval=high)
 
         self.density_values = nnx.Param(uniform("density", 1, *config.initial_density))

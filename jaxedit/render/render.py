@@ -36,7 +36,8 @@ from jaxedit.scene.cameras import Rays
 from jaxvid.core.errors import UserError
 from jaxvid.core.rng import named
 
-# Per-ray losses of a sampling: "distortion", and "interlevel" where there are proposals.
+# Per ray: the losses "distortion", and "interlevel" where there are proposals; with occupied cells the number of "blocks"
+# asked, which `RenderConfig.slots` should be a little above.
 Losses = dict[str, Array]
 
 
@@ -110,10 +111,10 @@ def render_rays(
         pixels, weights = render_edges(field, rays, edges, background, config.last_opaque)
         return pixels, {"distortion": distortion_loss(edges, weights)}
     slots = max(1, min(round(config.slots * count), count * (config.samples // config.block)))
-    pixels, distortion = render_sparse(
+    pixels, distortion, blocks = render_sparse(
         field, rays, edges, occupied, background, block=config.block, slots=slots
     )
-    return pixels, {"distortion": distortion}
+    return pixels, {"distortion": distortion, "blocks": blocks}
 
 
 def render_edges(

@@ -8,13 +8,15 @@ which its ray is composited. With W the weights inside a block and T what reache
 
 so the result is that of the dense renderer on `density where occupied, else 0`, whatever the blocks and slots.
 
-Shapes are static: a pass has a fixed number of slots. What does not fit into the first pass goes through further ones,
-each skipped at run time when nothing is left for it and rematerialised in the gradient; so the number of slots changes
-speed and memory, never the result.
+Shapes are static: a pass has a fixed number of slots. What does not fit into the first pass goes through further ones, as
+many as are needed at run time, rendered again in the gradient; so the number of slots changes speed and memory, never the
+result. (A loop of a number of turns that only run time knows has a written-out gradient, which cannot be differentiated
+again: second derivatives need the dense renderer.)
 """
 
 import math
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,8 @@ from jaxedit.fields.field import Field
 from jaxedit.render.compositing import Pixels, weights_of
 from jaxedit.render.occupancy import is_occupied
 from jaxedit.scene.cameras import Rays
+
+Values: TypeAlias = tuple[Any, Rays, Array]  # the field, rays and edges that a pass depends on
 
 
 class Blocks(NamedTuple):
@@ -49,49 +53,123 @@ def render_sparse(
     *,
     block: int,
     slots: int,
-) -> tuple[Pixels, Float[Array, "r"]]:
-    """Pixels and distortion (by distance) of rays whose intervals have these edges; e - 1 is a multiple of `block`."""
+) -> tuple[Pixels, Float[Array, "r"], Float[Array, "r"]]:
+    """Pixels, distortion (by distance) and the number of blocks asked, of rays whose intervals have these edges.
+
+    e - 1 is a multiple of `block`.
+    """
     count, samples = edges.shape[0], edges.shape[1] - 1
     middle = 0.5 * (edges[:, 1:] + edges[:, :-1])
     seen = is_occupied(occupied, field.frame, rays.at(middle))
     seen = seen & (jnp.diff(edges, axis=-1) > 0)
     per_ray = samples // block
-    wanted = jnp.any(seen.reshape(count * per_ray, block), axis=-1)
+    wanted = jnp.any(seen.reshape(count, per_ray, block), axis=-1)
     # Static: enough passes for every block of every ray.
     passes = math.ceil(count * per_ray / slots)
-    chosen = jnp.nonzero(wanted, size=passes * slots, fill_value=count * per_ray)[0]
+    nowhere = count * per_ray
+    chosen = jnp.nonzero(wanted.reshape(-1), size=passes * slots, fill_value=nowhere)[0]
 
-    def ask(which: Int[Array, "s"]) -> Blocks:
-        ray, part = jnp.divmod(jnp.minimum(which, count * per_ray - 1), per_ray)
-        column = part[:, None] * block + jnp.arange(block + 1)
-        return ask_blocks(
-            field,
-            jax.tree.map(lambda leaf: leaf[ray], rays),
-            edges[ray[:, None], column],
-            seen[ray[:, None], column[:, :-1]] & (which < count * per_ray)[:, None],
-        )
-
-    first = ask(chosen[:slots])
-    found = [first]
+    values = (field, rays, edges)
+    found = [_ask(block, values, seen, chosen[:slots])]
     if passes > 1:
-        total = jnp.sum(wanted.astype(jnp.int32))
-        empty = jax.tree.map(jnp.zeros_like, first)
-
-        @jax.checkpoint
-        def further(_: None, turn: Int[Array, ""]) -> tuple[None, Blocks]:
-            which = jax.lax.dynamic_slice(chosen, (turn * slots,), (slots,))
-            return None, jax.lax.cond(turn * slots < total, ask, lambda _: empty, which)
-
-        _, rest = jax.lax.scan(further, None, jnp.arange(1, passes))
-        found.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rest))
+        left = jnp.maximum(jnp.sum(wanted.astype(jnp.int32)) - slots, 0)
+        leaves, structure = jax.tree.flatten(values)
+        # Integers among them (a packed grid's rows) have no gradient.
+        moves = tuple(bool(jnp.issubdtype(leaf.dtype, jnp.inexact)) for leaf in leaves)
+        form = Form(block, slots, structure, moves)
+        fixed = Fixed(_chosen(leaves, moves, False), seen, chosen[slots:], -(-left // slots))
+        found.append(_ask_in_turns(form, _chosen(leaves, moves, True), fixed))
 
     def spread_out(*parts: Array) -> Array:
         values = jnp.concatenate(parts)
-        flat = jnp.zeros((count * per_ray, *values.shape[1:]), values.dtype)
-        flat = flat.at[chosen].set(values, mode="drop", unique_indices=False)
+        flat = jnp.zeros((nowhere, *values.shape[1:]), values.dtype)
+        flat = flat.at[chosen].set(values, mode="drop")
         return flat.reshape(count, per_ray, *values.shape[1:])
 
-    return join_blocks(jax.tree.map(spread_out, *found), background)
+    pixels, distortion = join_blocks(jax.tree.map(spread_out, *found), background)
+    return pixels, distortion, jnp.sum(wanted.astype(jnp.float32), axis=-1)
+
+
+def _ask(block: int, values: Values, seen: Bool[Array, "r s"], which: Int[Array, "n"]) -> Blocks:
+    """The blocks of those numbers (ray by ray); numbers past the last block give blocks of nothing."""
+    field, rays, edges = values
+    per_ray = seen.shape[1] // block
+    nowhere = seen.shape[0] * per_ray
+    ray, part = jnp.divmod(jnp.minimum(which, nowhere - 1), per_ray)
+    column = part[:, None] * block + jnp.arange(block + 1)
+    return ask_blocks(
+        field,
+        jax.tree.map(lambda leaf: leaf[ray], rays),
+        edges[ray[:, None], column],
+        seen[ray[:, None], column[:, :-1]] & (which < nowhere)[:, None],
+    )
+
+
+class Form(NamedTuple):
+    """What is static about the further passes: sizes, and how field, rays and edges are put together from leaves."""
+
+    block: int
+    slots: int
+    structure: Any
+    moves: tuple[bool, ...]  # which leaves have a gradient
+
+
+class Fixed(NamedTuple):
+    """What of the further passes has no gradient: other leaves, occupied samples, chosen blocks, number of passes."""
+
+    leaves: list[Array]
+    seen: Bool[Array, "r s"]
+    chosen: Int[Array, "n"]
+    turns: Int[Array, ""]
+
+
+def _chosen(leaves: list[Array], moves: tuple[bool, ...], wanted: bool) -> list[Array]:
+    return [leaf for leaf, moving in zip(leaves, moves, strict=True) if moving == wanted]
+
+
+def _one_turn(form: Form, floats: list[Array], fixed: Fixed, turn: Int[Array, ""]) -> Blocks:
+    """The blocks of one further pass."""
+    sources = {True: iter(floats), False: iter(fixed.leaves)}
+    values = jax.tree.unflatten(form.structure, [next(sources[moves]) for moves in form.moves])
+    which = jax.lax.dynamic_slice_in_dim(fixed.chosen, turn * form.slots, form.slots)
+    return _ask(form.block, values, fixed.seen, which)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _ask_in_turns(form: Form, floats: list[Array], fixed: Fixed) -> Blocks:
+    """The blocks of all further passes that are needed; zeros for the rest."""
+    shapes = jax.eval_shape(partial(_one_turn, form), floats, fixed, fixed.turns)
+    count = fixed.chosen.shape[0]
+    empty = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), shapes)
+
+    def put(turn: Array, blocks: Blocks) -> Blocks:
+        def write(all_: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(all_, new, turn * form.slots, 0)
+
+        return jax.tree.map(write, blocks, _one_turn(form, floats, fixed, turn))
+
+    return jax.lax.fori_loop(0, fixed.turns, put, empty)
+
+
+def _forward(form: Form, floats: list[Array], fixed: Fixed) -> tuple[Blocks, Any]:
+    return _ask_in_turns(form, floats, fixed), (floats, fixed)
+
+
+def _backward(form: Form, saved: Any, cotangent: Blocks) -> tuple[list[Array], None]:
+    floats, fixed = saved
+
+    def add(turn: Array, total: list[Array]) -> list[Array]:
+        part = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, turn * form.slots, form.slots),
+            cotangent,
+        )
+        pull = jax.vjp(lambda floats: _one_turn(form, floats, fixed, turn), floats)[1]
+        return jax.tree.map(jnp.add, total, pull(part)[0])
+
+    return jax.lax.fori_loop(0, fixed.turns, add, jax.tree.map(jnp.zeros_like, floats)), None
+
+
+_ask_in_turns.defvjp(_forward, _backward)
 
 
 def ask_blocks(

@@ -344,6 +344,9 @@ def test_sparse_is_dense_where_occupied(slots, share, equal_steps):
         return sparse(grid), dense(grid), loss(sparse), loss(dense)
 
     found, expected, gradient, expected_gradient = both(grid, rays)
+    blocks = np.asarray(found[1].pop("blocks"))
+    assert (blocks > 0).any() == (share > 0)
+    assert blocks.max() <= 32 / 4
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), found, expected)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b) + 1e-6

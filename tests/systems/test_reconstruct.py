@@ -175,7 +175,10 @@ def test_random_backgrounds_are_behind_image_and_render_alike():
 
 @pytest.fixture(scope="module")
 def fitted():
-    return run_fits(system())
+    """One device: eight simulated ones share two cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_mesh", lambda _: None)
+        return run_fits(system())
 
 
 def test_a_toy_scene_is_reconstructed(fitted):
@@ -221,7 +224,8 @@ def test_only_rows_are_not_trained(fitted):
      "proposals": (HashGridConfig(levels=2, table=8, base=4, finest=16, width=8, geometry=1),),
      "render": RenderConfig(samples=16, proposal_samples=(32,))},
 ])  # fmt: skip
-def test_hash_grids_learn_too(changes):
+def test_hash_grids_learn_too(changes, monkeypatch):
+    monkeypatch.setattr(training, "make_mesh", lambda _: None)
     steps = 60
     config = system(
         **changes, fits=(Fit("fit", steps=steps, rays=512, distortion=1e-3, optimizer=ADAM),)

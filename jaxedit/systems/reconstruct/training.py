@@ -119,7 +119,7 @@ def ray_loss(
     anneal: Float[Array, ""] | float = 1.0,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "r"], Sums]:
-    """The loss of each ray of a batch, and {"mse": (sum over rays, rays)}."""
+    """The loss of each ray of a batch, and sums: "mse" and, where it is sparse, "blocks_per_ray"."""
     pixel = batch["pixel"].astype(jnp.float32) + 0.5
     rays = pixel_rays(cameras, batch["view"], pixel)
     pixels, losses = render(config, model, rays, keys, occupied=occupied, anneal=anneal, mesh=mesh)
@@ -142,7 +142,10 @@ def ray_loss(
     total = total + fit.distortion * losses["distortion"]
     if "interlevel" in losses:
         total = total + fit.interlevel * losses["interlevel"]
-    return total, {"mse": (jnp.sum(square), jnp.float32(count))}
+    sums = {"mse": (jnp.sum(square), jnp.float32(count))}
+    if "blocks" in losses:
+        sums["blocks_per_ray"] = (jnp.sum(losses["blocks"]), jnp.float32(count))
+    return total, sums
 
 
 def phases(config: FitConfig, scene: Scene, report: Report | None = None) -> list[Phase]:
