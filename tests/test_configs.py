@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxedit.scene.toy import capture, toy_scene
+from jaxedit.systems.reconstruct import training
 from jaxvid.core.config import config_names, from_json, load_config, to_json
 from jaxvid.core.paths import flatten
 from jaxvid.data.layouts import BairData, Kinetics600Data, Ucf101Data
@@ -187,3 +189,20 @@ def test_what_the_papers_presets_are_given_and_told():
     bair, kinetics = load_config("vdm/bair"), load_config("vdm/kinetics600")
     assert (bair.data.given, bair.sampling.reconstruction) == (1, 50.0)
     assert (kinetics.data.given, kinetics.sampling.reconstruction) == (5, 9.0)
+
+
+@pytest.mark.parametrize("name", config_names("reconstruct"))
+def test_a_preset_of_a_scene_survives_json_and_traces_its_steps(name, monkeypatch):
+    monkeypatch.setattr(training, "make_mesh", lambda _: None)
+    config = load_config(name)
+    assert from_json(type(config), json.loads(json.dumps(to_json(config)))) == config
+    scene = capture(toy_scene(seed=0, index=0), views=2, size=8, test_views=0)
+    state = None
+    for phase in config.phases(scene):
+        state = jax.eval_shape(phase.init, state, jax.random.key(0))
+        batch = next(phase.batches(None))
+        after, sums = jax.eval_shape(phase.step, state, batch, jax.random.key(0))
+        assert jax.tree.map(lambda leaf: leaf.shape, after) == jax.tree.map(
+            lambda leaf: leaf.shape, state
+        )
+        assert {"loss", "psnr", "lost_voxels"} <= set(sums)

@@ -202,7 +202,8 @@ def test_a_second_signal_acts_at_once(tmp_path):
     def twice(position):
         if position == 3:
             signal.raise_signal(signal.SIGINT)
-            time.sleep(0.05)  # python runs a handler between two instructions, and two pending signals are one
+            # Python runs a handler between two instructions, and two pending signals are one.
+            time.sleep(0.05)
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
