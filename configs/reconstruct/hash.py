@@ -4,6 +4,10 @@
 
 instant-ngp (Mueller et al. 2022) with 8 levels to 256 and 2^15 rows a level instead of 16 to 2048 and 2^19, networks
 32 wide instead of 64, and mean squared error instead of Huber's.
+
+Expected, measured on *mic* of NeRF-synthetic at 128x128 (100 training views, one run): PSNR of 25 test views 34.3 dB, 25.7 dB
+in the foreground, SSIM 0.989, after 3 minutes 45 seconds in all, compiling and scoring included, on two cores of an AMD
+EPYC (Zen 4) beside a low-priority process.
 """
 
 from dataclasses import replace
