@@ -85,7 +85,16 @@ def export(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {"fit": fit, "render": render, "export": export}
+def view(arguments: argparse.Namespace, _: Sequence[str]) -> int:
+    """`jaxedit view`."""
+    from jaxedit.viewer.server import serve_run
+
+    cache_compilations()
+    serve_run(arguments)
+    return 0
+
+
+COMMANDS = {"fit": fit, "render": render, "export": export, "view": view}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -105,4 +105,25 @@ def export(add: Add) -> None:
     )
 
 
-OPTIONS = (fit, render, export)
+def view(add: Add) -> None:
+    """`jaxedit view`."""
+    sub = add(
+        "view",
+        "Look at a fitted scene in the browser; Ctrl-C ends.",
+        "  jaxedit view runs/mic\n"
+        "  jaxedit view runs/mic --live           (shows what `jaxedit fit` in another terminal has reached)\n"
+        "  ssh -L 8080:127.0.0.1:8080 MACHINE     (then http://127.0.0.1:8080 shows the viewer of that machine)",
+    )
+    sub.add_argument("source", type=Path, help="a run directory")
+    sub.add_argument("--port", type=int, default=8080, help="default 8080; 0 takes a free one")
+    sub.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to serve at; the default can be reached from this machine only",
+    )
+    sub.add_argument(
+        "--live", action="store_true", help="load each new checkpoint, and wait for the first one"
+    )
+
+
+OPTIONS = (fit, render, export, view)
