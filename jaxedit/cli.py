@@ -60,7 +60,9 @@ def fit(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     def go() -> None:
         state = loop.fit(run, phases, system.loop, mesh=mesh)
-        split, scores = system.scores(state, scene)
+        total = sum(stage.steps for stage in system.fits)
+        step = min(total, total if system.loop.max_steps is None else system.loop.max_steps)
+        split, scores = system.scores(state, scene, system.fit_reached(step))
         print(f"{split}: {scores}")
         print(f"done: {directory} (views in {run.samples})")
 

@@ -61,11 +61,13 @@ def cell_corners(
     last = jnp.array([n - 2 for n in resolution], jnp.int32)
     base = jnp.clip(jnp.floor(jax.lax.stop_gradient(position)).astype(jnp.int32), 0, last)
     fraction = position - base.astype(position.dtype)
-    # From inside the cell these are fraction and 1 - fraction; written so that each side has its one-sided slope.
-    upper = jnp.where(fraction <= 1.0, jnp.maximum(fraction, 0.0), jnp.maximum(2.0 - fraction, 0.0))
-    lower = jnp.where(
-        fraction >= 0.0, jnp.maximum(1.0 - fraction, 0.0), jnp.maximum(1.0 + fraction, 0.0)
-    )
+    # From inside the cell these are fraction and 1 - fraction. Not by `maximum`, which halves a slope at a tie: on the
+    # planes of grid points every weight has the slope of the cell above, so slopes of the weights sum to zero there too.
+    beyond, before = 2.0 - fraction, 1.0 + fraction
+    upper = jnp.where(fraction < 0.0, 0.0, jnp.where(fraction <= 1.0, fraction, beyond))
+    lower = jnp.where(fraction < 0.0, before, jnp.where(fraction <= 1.0, 1.0 - fraction, 0.0))
+    # More than a voxel outside the grid there is nothing.
+    upper, lower = jnp.where(upper >= 0.0, upper, 0.0), jnp.where(lower >= 0.0, lower, 0.0)
     sides = jnp.stack([lower, upper])
     weights = [sides[i, :, 0] * sides[j, :, 1] * sides[k, :, 2] for i, j, k in CORNERS]
     return base[:, None, :] + jnp.array(CORNERS, jnp.int32), jnp.stack(weights, axis=-1)

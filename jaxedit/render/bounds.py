@@ -42,7 +42,8 @@ def sphere_bounds(
     # The distance of the ray's line from the centre, from the nearest point: |offset|^2 - middle^2 cancels far away.
     nearest = offset + middle[..., None] * rays.direction
     inside = radius**2 - jnp.sum(nearest * nearest, axis=-1)
-    half = jnp.sqrt(jnp.maximum(inside, 0.0))
+    hit = inside > 0.0
+    half = jnp.where(hit, jnp.sqrt(jnp.where(hit, inside, 1.0)), 0.0)  # a root at 0 has no slope
     return _clipped(middle - half, middle + half, near, far)
 
 

@@ -32,9 +32,10 @@ class OccupancyConfig:
     parts: int = 4
 
     def __post_init__(self) -> None:
-        if self.resolution < 1 or self.resolution**3 % self.parts:
+        if min(self.resolution, self.parts, self.every) < 1 or self.resolution**3 % self.parts:
             raise UserError(
-                f"occupancy parts is {self.parts}; it must divide the {self.resolution}^3 cells"
+                f"occupancy parts is {self.parts} and every {self.every}; both must be 1 or more, and parts divide "
+                f"the {self.resolution}^3 cells"
             )
 
 
@@ -72,7 +73,8 @@ def occupied_cells(
     mean = jnp.sum(jnp.where(known, level, 0.0)) / jnp.maximum(
         jnp.sum(known.astype(level.dtype)), 1.0
     )
-    return ~known | (level > jnp.minimum(config.thickness / step, mean))
+    # A little less than the mean, or cells of one density would all count as below it by rounding.
+    return ~known | (level > jnp.minimum(config.thickness / step, 0.999 * mean))
 
 
 def is_occupied(

@@ -136,6 +136,12 @@ def test_interpolation_is_trilinear_with_zeros_outside():
     assert (np.asarray(index) < 60).all()
 
 
+def test_slopes_of_weights_sum_to_zero_on_grid_points_too():
+    position = jnp.array([[1.0, 2.0, 1.0], [1.5, 2.0, 1.0], [0.0, 3.0, 2.0]])
+    gradient = jax.grad(lambda p: jnp.sum(cell_corners(p, (4, 5, 4))[1]))(position)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+
+
 def test_written_gradient_of_rows_is_autodiffs():
     rng = np.random.default_rng(1)
     table, index, weight = (

@@ -110,6 +110,16 @@ def test_bounds_of_a_box_are_the_planes_hit():
     np.testing.assert_allclose([clipped[0][0], clipped[1][0]], [2.5, 3.5])
 
 
+def test_rays_past_a_sphere_have_finite_gradients():
+    rays = Rays(jnp.array([[3.0, 0, 4.0]]), jnp.array([[0.0, 0, -1.0]]))
+
+    def total(origin):
+        near, far = sphere_bounds(Rays(origin, rays.direction), jnp.zeros(3), 1.0)
+        return jnp.sum(near + far)
+
+    assert np.isfinite(jax.grad(total)(rays.origin)).all()
+
+
 def test_bounds_of_a_sphere_are_the_roots():
     rays = some_rays(100, distance=30.0)
     near, far = sphere_bounds(rays, jnp.array([0.1, 0.2, 0.3]), 0.7)
@@ -385,6 +395,13 @@ def test_occupancy_finds_matter_and_forgets_what_left():
     radius = np.linalg.norm(centre, axis=-1)
     assert np.asarray(cells)[radius < 0.5].all()
     assert not np.asarray(cells)[radius > 0.75].any()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.123, 0.3, 0.3133])
+def test_cells_of_one_density_are_all_kept(value):
+    config = OccupancyConfig(resolution=64)
+    cells = occupied_cells(jnp.full((64, 64, 64), value), config, step=1e-3)
+    assert np.asarray(cells).all()
 
 
 def test_dilation_takes_all_26_neighbours():

@@ -272,6 +272,12 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
 def test_settings_that_contradict_each_other():
     with pytest.raises(UserError, match="which only a voxel grid has"):
         system(field=HashGridConfig())
+    with pytest.raises(UserError, match="last_opaque needs every sample"):
+        system(render=RenderConfig(samples=48, last_opaque=True))
+    with pytest.raises(UserError, match="an occupancy grid is for a box"):
+        system(contraction="linf")
+    with pytest.raises(UserError, match="which sees nothing outside"):
+        system(contraction="linf", occupancy=None)
     with pytest.raises(UserError, match="give one each"):
         system(render=RenderConfig(proposal_samples=(8,)))
 
@@ -465,6 +471,28 @@ def test_fit_leaves_a_run_that_says_what_it_is(commanded, capsys):
     assert "choose another --run" in capsys.readouterr().err
 
 
+def test_a_batch_without_an_error_is_no_breakdown(monkeypatch):
+    monkeypatch.setattr(training, "make_mesh", lambda _: None)
+    config = system(field=replace(system().field, shift=-1e3), occupancy=None)
+    phase = config.phases(toy())[0]
+    state = jax.jit(phase.init)(None, jax.random.key(0))
+    batch = {name: values.copy() for name, values in next(phase.batches(None)).items()}
+    batch["colour"][:, 3] = 0
+    _, sums = jax.jit(phase.step)(state, batch, jax.random.key(1))
+    np.testing.assert_allclose(sums["psnr"][0], 100.0)
+
+
+def test_a_run_cut_short_in_its_first_fit_is_scored_as_such(commanded, capsys):
+    text = CONFIG.replace(
+        "fits=(Fit(steps=3, rays=64),)",
+        'fits=(Fit("a", steps=3, rays=64), Fit("b", steps=3, rays=64, resolution=(12, 12, 12)))',
+    )
+    (commanded / "two.py").write_text(text)
+    call = ["fit", str(commanded / "toy"), "--config", str(commanded / "two.py"), "--run"]
+    assert cli.main([*call, str(commanded / "short"), "--loop.max-steps", "2"]) == 0
+    assert "test: PSNR" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["colour", "depth", "normal"])
 def test_render_writes_pictures_and_videos(commanded, kind, capsys):
     out = commanded / f"{kind}.mp4"
@@ -530,6 +558,7 @@ def test_key_frames_are_read_and_refused(commanded, tmp_path, capsys):
         "[1]",
         '{"keys": [[[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]]}',
         '{"keys": 3}',
+        '{"keys": [[[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]]}',
     ):
         (tmp_path / "keys.json").write_text(bad)
         assert cli.main([*call, str(tmp_path / "other")]) == 2

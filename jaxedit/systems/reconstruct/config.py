@@ -88,6 +88,21 @@ class FitConfig:
                 f"proposals has {len(self.proposals)} fields and render.proposal_samples "
                 f"{len(self.render.proposal_samples)} counts; give one each"
             )
+        packed = any(fit.rows is not None for fit in self.fits)
+        if self.render.last_opaque and (self.occupancy is not None or packed):
+            raise UserError(
+                "render.last_opaque needs every sample asked; set occupancy to None and rows of fits to None"
+            )
+        if self.contraction != "none" and self.occupancy is not None:
+            # Its threshold takes one step length for all of space, and would call far matter empty.
+            raise UserError(
+                f"contraction is {self.contraction}; an occupancy grid is for a box: set occupancy to None"
+            )
+        if self.contraction != "none" and self.render.bounds != "none":
+            raise UserError(
+                f"contraction is {self.contraction} and render.bounds {self.render.bounds}, which sees nothing outside; "
+                "set render.bounds to none"
+            )
         if self.proposals and self.occupancy is not None:
             raise UserError("proposals and occupancy both choose samples; set occupancy to None")
 

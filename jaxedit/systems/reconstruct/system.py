@@ -1,5 +1,6 @@
 """A reconstruction as a system: a configuration that fits, renders and scores."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -121,13 +122,19 @@ class Reconstruct(FitConfig):
             f"images are rendered {self.image_chunk()} rays at a time"
         )
 
-    def scores(self, state: State, scene: Scene) -> tuple[str, Scores]:
-        """The split scored, and its scores, over all of its views."""
+    def fit_reached(self, step: int) -> int:
+        """The number of the fit that the run's step belongs to."""
+        ends = itertools.accumulate(fit.steps for fit in self.fits)
+        return next((i for i, end in enumerate(ends) if step <= end), len(self.fits) - 1)
+
+    def scores(self, state: State, scene: Scene, fit: int = -1) -> tuple[str, Scores]:
+        """The split scored, and its scores, over all of its views; `state` is that of the fit (the last)."""
         split, views = scored_views(scene)
         frame = self.frame(scene.box)
 
         def view(views: Views, number: int) -> np.ndarray:
-            return np.asarray(self.render_image(frame, state, views.cameras, number).colour)
+            pixels = self.render_image(frame, state, views.cameras, number, fit=fit)
+            return np.asarray(pixels.colour)
 
         return split, score(view, views, self.background, range(len(views)))
 

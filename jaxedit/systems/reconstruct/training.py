@@ -183,7 +183,7 @@ def _phase(config: FitConfig, scene: Scene, index: int, report: Report | None) -
 
         state, sums = make_step(cast(Loss, loss), optimizer, ema_decay=None)(state, batch, key)
         mse, count = sums.pop("mse")
-        sums["psnr"] = (-10.0 * jnp.log10(mse / count), jnp.ones(()))
+        sums["psnr"] = (-10.0 * jnp.log10(jnp.maximum(mse / count, 1e-10)), jnp.ones(()))
         sums["lost_voxels"] = (state["extra"]["lost"].astype(jnp.float32), jnp.ones(()))
         if level is not None:
             state["extra"]["level"] = _looked_again(config, abstract, state, level, key)

@@ -109,7 +109,12 @@ def read_keys(path: Path) -> tuple[Poses, bool]:
         if keys.ndim == 3 and keys.shape[1:] == (3, 4)
         else None
     )
-    if turned is None or not np.isfinite(keys).all() or np.abs(turned - np.eye(3)).max() > 1e-3:
+    if (
+        turned is None
+        or not np.isfinite(keys).all()
+        or np.abs(turned - np.eye(3)).max() > 1e-3
+        or np.linalg.det(keys[..., :3]).min() < 0
+    ):
         raise UserError(
             f"--path {path}: keys must be camera-to-world matrices with unit axes; correct it"
         )
