@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxedit.options import DESCRIPTION, OPTIONS
-from jaxvid.command import cache_compilations, make_parser, run_command, run_training
+from jaxvid.command import (
+    LOOP_MAY_DIFFER,
+    cache_compilations,
+    make_parser,
+    run_command,
+    run_training,
+)
 from jaxvid.core.errors import UserError
 
 # Fields in which a resumed run may differ from how it began.
-MAY_DIFFER = (
-    "loop.log_every",
-    "loop.save_every",
-    "loop.sample_every",
-    "loop.keep",
-    "loop.max_steps",
-    "mesh",
-    "heldout",
-    "chunk",
-)
+MAY_DIFFER = (*LOOP_MAY_DIFFER, "mesh", "heldout", "lpips", "chunk")
+FIT_MAY_DIFFER = ("steps", "rows", "keep")  # rows and keep matter where their fit begins only
 
 
 def fit(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -46,6 +44,7 @@ def fit(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     mesh = make_mesh(system.mesh)
     for stage in system.fits:
         check_batch(mesh, stage.rays)
+    system.lpips_network()  # missing weights are refused before a scene is read
     scene = system.scene()
     system = system.seeing(scene)
     print(describe(scene), file=sys.stderr)
@@ -53,7 +52,10 @@ def fit(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     phases = system.phases(scene, with_reports=True)
     loop.check_phases(phases, system.loop)
     directory = arguments.directory or Path("runs") / Path(arguments.scene).resolve().name
-    may_differ = (*MAY_DIFFER, *(f"fits.{i}.steps" for i in range(len(system.fits))))
+    may_differ = (
+        *MAY_DIFFER,
+        *(f"fits.{i}.{name}" for i in range(len(system.fits)) for name in FIT_MAY_DIFFER),
+    )
     run = RunDirectory.open(directory, system, may_differ)
     if jax.process_index() == 0:
         write_record(SceneRecord.of(scene), run.path / FILE)
@@ -96,7 +98,25 @@ def view(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {"fit": fit, "render": render, "export": export, "view": view}
+def plan(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """`jaxedit plan`."""
+    from jaxvid.data.writing import check_place, write_bytes
+    from jaxvid.plan import plan_in_subprocess
+
+    if arguments.json is not None:
+        check_place(arguments.json)
+    program = f"jaxedit.systems.reconstruct.programs:{arguments.program}"
+    words = [f"--size={arguments.size}", *rest]
+    if arguments.fit is not None:
+        words = [f"--fit={arguments.fit}", *words]
+    result = plan_in_subprocess(program, arguments.config, arguments.topology, words)
+    print(result.table())
+    if arguments.json is not None:
+        write_bytes(arguments.json, result.to_json().encode())
+    return 0 if result.fits else 1
+
+
+COMMANDS = {"fit": fit, "render": render, "export": export, "view": view, "plan": plan}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

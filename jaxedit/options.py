@@ -126,4 +126,27 @@ def view(add: Add) -> None:
     )
 
 
-OPTIONS = (fit, render, export, view)
+def plan(add: Add) -> None:
+    """`jaxedit plan`."""
+    sub = add(
+        "plan",
+        "Compile a configuration's real program for a machine that is not here: does it fit? No scene is needed.",
+        "  jaxedit plan reconstruct/voxels --topology h200:1\n"
+        "  jaxedit plan reconstruct/hash --topology v5e:1x1 --program gradient --size 400\n"
+        "  jaxedit plan reconstruct/voxels --topology v5e:2x2 --fit coarse --mesh.data 4 --json plan.json",
+        overrides=True,
+    )
+    sub.add_argument("config", help="a preset, or a Python file with config()")
+    sub.add_argument("--topology", required=True, help="h200:1, v5e:1x1, v5e:2x2, cpu:8, ...")
+    sub.add_argument(
+        "--program",
+        choices=("train", "image", "gradient"),
+        default="train",
+        help="a fit's train step (default), a rendered view, or the gradient of a view's mean square error",
+    )
+    sub.add_argument("--fit", help="the fit's name or number (the last)")
+    sub.add_argument("--size", type=int, default=800, help="of a view: pixels a side (default 800)")
+    sub.add_argument("--json", type=Path, help="also write the plan here")
+
+
+OPTIONS = (fit, render, export, view, plan)

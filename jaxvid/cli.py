@@ -9,20 +9,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxvid.command import cache_compilations, make_parser, run_command, run_training
+from jaxvid.command import (
+    LOOP_MAY_DIFFER,
+    cache_compilations,
+    make_parser,
+    run_command,
+    run_training,
+)
 from jaxvid.core.errors import UserError
 from jaxvid.options import DESCRIPTION, OPTIONS
 
 # Fields in which a resumed run may differ from how it began: how often, where, what is shown. The number of steps may too
 # (below), and with it the rest of a decaying learning rate.
-MAY_DIFFER = (
-    "loop.log_every",
-    "loop.save_every",
-    "loop.sample_every",
-    "loop.keep",
-    "loop.max_steps",
-)
-MAY_DIFFER += ("mesh", "sampling", "threads", "heldout")
+MAY_DIFFER = (*LOOP_MAY_DIFFER, "mesh", "sampling", "threads", "heldout")
 
 
 def demo(arguments: argparse.Namespace, _: Sequence[str]) -> int:

@@ -13,6 +13,14 @@ from typing import Any, NoReturn, TypeAlias
 
 from jaxvid.core.errors import UserError
 
+# Fields of the training loop in which a resumed run may differ from how it began.
+LOOP_MAY_DIFFER = (
+    "loop.log_every",
+    "loop.save_every",
+    "loop.sample_every",
+    "loop.keep",
+    "loop.max_steps",
+)
 # Adds a command: (name, what it does, examples, whether configuration options may follow).
 Add: TypeAlias = Callable[..., argparse.ArgumentParser]
 

@@ -26,8 +26,9 @@ def config() -> Reconstruct:
         field=VoxelGridConfig(
             resolution=(64, 64, 64),
             degree=1,
-            gain=20.0,
-            shift=-1.0,
+            gain=100.0,
+            shift=1.5,
+            per="diagonal",
             initial_density=(0.0, 0.0),
             initial_colour=(0.0, 0.0),
         ),

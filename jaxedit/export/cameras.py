@@ -21,7 +21,7 @@ def transforms_json(record: SceneRecord, to_world: Similarity) -> bytes:
     """The bytes of a file of all splits' cameras, moved by `to_world` from the scene's world.
 
     Sizes and focal lengths are those of the images as they were fitted, which may be smaller than the files' are. Values
-    that all views share stand once, at the head.
+    that all views share stand once, at the head; there, too, what leads from the capture's original world to the file's.
     """
     frames: dict[str, dict[str, Any]] = {}
     lens: Lens = "pinhole"
@@ -47,6 +47,13 @@ def transforms_json(record: SceneRecord, to_world: Similarity) -> bytes:
     else:
         for frame, values in zip(frames.values(), lenses, strict=True):
             frame |= values
+    applied = to_world.after(record.transform).after(record.applied)
+    if not applied.is_identity():
+        # nerfstudio applies the scale last, to the moved points.
+        moved = np.concatenate(
+            [applied.rotation, applied.translation[:, None] / applied.scale], axis=1
+        )
+        head |= {"applied_transform": moved.tolist(), "applied_scale": applied.scale}
     head |= {f"{split}_filenames": list(names) for split, names in record.names.items()}
     head["frames"] = list(frames.values())
     return json.dumps(head, indent=1).encode()

@@ -9,7 +9,8 @@
 
 A voxel grid is written as it is, raw, with the constants of its law (`jaxedit.fields.voxel_grid`) in `config`:
 
-    density = activation(gain * trilinear(density) + shift)     in the box, beyond the outermost points fading to 0
+    density = activation(gain * trilinear(density) + shift) / length      in the box, 0 outside; values beyond the
+              outermost points fade to 0
     colour  = sigmoid(sum_k trilinear(colour)_k Y_k(direction)) (degree + 1)^2 harmonics of red, then green, then blue
 
 Other fields are sampled: density in 1 / world unit, colour RGB in [0, 1] as looked at against the normal.
@@ -23,10 +24,10 @@ import numpy as np
 from jaxedit.export.sampling import Lattice, looks_on
 from jaxedit.fields.field import Field
 from jaxedit.fields.packed_grid import PackedGrid, unpack
-from jaxedit.fields.voxel_grid import VoxelGrid, gain
+from jaxedit.fields.voxel_grid import VoxelGrid, gain, length
 from jaxedit.scene.poses import Similarity
-from jaxedit.systems.reconstruct.model import NOTHING
 
+NOTHING = -1e4  # a raw density that every activation makes 0
 LATTICE_BYTES = 48  # for each point of the lattice: values, the file, and the file in one piece
 
 
@@ -45,6 +46,7 @@ def npz_bytes(field: Field, transform: Similarity, resolution: int) -> bytes:
             "activation": grid.config.activation,
             "gain": gain(grid.config, frame),
             "shift": grid.config.shift,
+            "length": length(grid.config, frame),
             "degree": grid.config.degree,
             "contraction": frame.contraction,
         }

@@ -85,6 +85,7 @@ class Frame:
 
 def contract(x: Float[Array, "*n 3"], norm: Contraction) -> Float[Array, "*n 3"]:
     """All space into |x| < 2, unchanged where |x| <= 1."""
+    x = jnp.clip(x, -1e18, 1e18)  # squares beyond overflow float32
     length = _norm(x, norm)
     return jnp.where(length <= 1.0, x, (2.0 - 1.0 / length) * x / length)
 

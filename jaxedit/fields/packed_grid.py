@@ -16,13 +16,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxedit.fields.field import Frame
-from jaxedit.fields.rows import CORNERS, cell_corners, flat_index, weighted_rows
-from jaxedit.fields.voxel_grid import VoxelGrid, VoxelGridConfig, activate, shade
+from jaxedit.fields.rows import CORNERS, flat_index
+from jaxedit.fields.voxel_grid import VoxelField, VoxelGrid, VoxelGridConfig
 
 EMPTY = -1
 
 
-class PackedGrid(nnx.Module):
+class PackedGrid(VoxelField):
     """Stored voxels as rows. Parameters: `density_values` [rows, 1], `colour_values` [rows, 3 k].
 
     `row` [x, y, z] int32, not trained, is the row of every voxel or -1.
@@ -41,41 +41,15 @@ class PackedGrid(nnx.Module):
         self.density_values = nnx.Param(density_values)
         self.colour_values = nnx.Param(colour_values)
 
-    def density(self, points: Float[Array, "*n 3"]) -> Float[Array, "*n"]:
-        """Density at world points."""
-        index, weight, stored = self._corners(points.reshape(-1, 3))
-        raw = weighted_rows(self.density_values[...], index, weight)[:, 0]
-        density = jnp.where(stored, activate(raw, self.config, self.frame), 0.0)
-        return density.reshape(points.shape[:-1])
+    def tables(self) -> tuple[Float[Array, "rows 1"], Float[Array, "rows k"]]:
+        """The stored voxels."""
+        return self.density_values[...], self.colour_values[...]
 
-    def query(
-        self, points: Float[Array, "*n 3"], directions: Float[Array, "*#n 3"]
-    ) -> tuple[Float[Array, "*n"], Float[Array, "*n 3"]]:
-        """Density and colour at world points, seen in directions of length 1."""
-        index, weight, stored = self._corners(points.reshape(-1, 3))
-        directions = jnp.broadcast_to(directions, points.shape).reshape(-1, 3)
-        raw = weighted_rows(self.density_values[...], index, weight)[:, 0]
-        density = jnp.where(stored, activate(raw, self.config, self.frame), 0.0)
-        coefficients = weighted_rows(self.colour_values[...], index, weight)
-        colour = shade(coefficients, directions, self.config)
-        return density.reshape(points.shape[:-1]), colour.reshape(points.shape)
-
-    def _corners(
-        self, points: Float[Array, "m 3"]
-    ) -> tuple[Int[Array, "m 8"], Float[Array, "m 8"], Bool[Array, "m"]]:
-        unit = self.frame.to_unit(points)
-        resolution = self.config.resolution
-        position = unit * jnp.array(resolution, unit.dtype) - 0.5
-        corners, weight = cell_corners(position, resolution)
-        row = (
-            self.row[...]
-            .reshape(-1)
-            .at[flat_index(corners, resolution)]
-            .get(mode="promise_in_bounds")
-        )
-        inside = jnp.all((unit >= 0.0) & (unit <= 1.0), axis=-1)
-        stored = inside & jnp.all(row != EMPTY, axis=-1)
-        return jnp.maximum(row, 0), weight, stored
+    def rows_of(self, corner: Int[Array, "m 8 3"]) -> tuple[Int[Array, "m 8"], Bool[Array, "m"]]:
+        """The rows of stored voxels, the first row for others; which points have all of theirs stored."""
+        index = flat_index(corner, self.config.resolution)
+        row = self.row[...].reshape(-1).at[index].get(mode="promise_in_bounds")
+        return jnp.maximum(row, 0), jnp.all(row != EMPTY, axis=-1)
 
 
 def pack(

@@ -7,11 +7,13 @@ The conventions are Vox-E's (Sella et al. 2023) and those of its base, ReLU fiel
     colour  = sigmoid(sum_k trilinear(f)_k Y_k(direction))    one coefficient a harmonic and colour channel
     outside the box density is 0
 
+Density is per world unit, or per diagonal of the box where the configuration says so, for settings that suit any box.
 ReLU after interpolation lets a grid have edges sharper than its voxels. Vox-E's paper says ReLU, its shipped default is
 softplus; its gain is 100 sqrt(27) / (3 |diagonal|), 33.3 for its 3 x 3 x 3 box (facts of its released code).
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -36,6 +38,7 @@ class VoxelGridConfig:
 
     resolution: voxels along each axis. degree: of the spherical harmonics, 0 to 2.
     gain: of the raw density; None takes Vox-E's for the box. shift: added to it before the activation.
+    per: the length that the activation's value is an optical thickness of, one world unit or the box's diagonal.
     initial_density, initial_colour: ranges of the uniform raw values at the start.
     """
 
@@ -44,6 +47,7 @@ class VoxelGridConfig:
     activation: Activation = "softplus"
     gain: float | None = None
     shift: float = 0.0
+    per: Literal["unit", "diagonal"] = "unit"
     initial_density: tuple[float, float] = (-1.0, 1.0)
     initial_colour: tuple[float, float] = (-1.0, 1.0)
 
@@ -59,8 +63,57 @@ class VoxelGridConfig:
         return 3 * (self.degree + 1) ** 2
 
 
-class VoxelGrid(nnx.Module):
-    """A dense grid. Parameters: `density` [x, y, z, 1] and `colour` [x, y, z, 3 k], raw."""
+class VoxelField(nnx.Module, ABC):
+    """What voxel grids share, however they are stored: interpolation of two tables, then activations.
+
+    A subclass finds the rows of the eight voxels around a point.
+    """
+
+    config: VoxelGridConfig
+    frame: Frame
+
+    @abstractmethod
+    def tables(self) -> tuple[Float[Array, "rows 1"], Float[Array, "rows k"]]:
+        """Raw densities and colour coefficients, a row a voxel."""
+
+    @abstractmethod
+    def rows_of(
+        self, corner: Int[Array, "m 8 3"]
+    ) -> tuple[Int[Array, "m 8"], Bool[Array, "m"] | None]:
+        """Rows of voxels in the tables, and which points have all of theirs (None: every one has)."""
+
+    def density(self, points: Float[Array, "*n 3"]) -> Float[Array, "*n"]:
+        """Density at world points."""
+        index, weight, inside = self._around(points.reshape(-1, 3))
+        return self._density(index, weight, inside).reshape(points.shape[:-1])
+
+    def query(
+        self, points: Float[Array, "*n 3"], directions: Float[Array, "*#n 3"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n 3"]]:
+        """Density and colour at world points, seen in directions of length 1."""
+        index, weight, inside = self._around(points.reshape(-1, 3))
+        density = self._density(index, weight, inside)
+        directions = jnp.broadcast_to(directions, points.shape).reshape(-1, 3)
+        colour = shade(weighted_rows(self.tables()[1], index, weight), directions, self.config)
+        return density.reshape(points.shape[:-1]), colour.reshape(points.shape)
+
+    def _density(self, index: Array, weight: Array, inside: Array) -> Float[Array, "m"]:
+        raw = weighted_rows(self.tables()[0], index, weight)[:, 0]
+        return jnp.where(inside, activate(raw, self.config, self.frame), 0.0)
+
+    def _around(
+        self, points: Float[Array, "m 3"]
+    ) -> tuple[Int[Array, "m 8"], Float[Array, "m 8"], Bool[Array, "m"]]:
+        unit, resolution = self.frame.to_unit(points), self.config.resolution
+        position = unit * jnp.array(resolution, unit.dtype) - 0.5
+        corners, weight = cell_corners(position, resolution)
+        index, complete = self.rows_of(corners)
+        inside = jnp.all((unit >= 0.0) & (unit <= 1.0), axis=-1)
+        return index, weight, inside if complete is None else inside & complete
+
+
+class VoxelGrid(VoxelField):
+    """A dense grid. Parameters: `density_values` [x, y, z, 1] and `colour_values` [x, y, z, 3 k], raw."""
 
     def __init__(self, config: VoxelGridConfig, frame: Frame, key: Key[Array, ""]):
         self.config, self.frame = config, frame
@@ -75,48 +128,41 @@ class VoxelGrid(nnx.Module):
         colour = uniform("colour", config.coefficients, *config.initial_colour)
         self.colour_values = nnx.Param(colour)
 
-    def density(self, points: Float[Array, "*n 3"]) -> Float[Array, "*n"]:
-        """Density at world points."""
-        index, weight, inside = self._corners(points.reshape(-1, 3))
-        raw = weighted_rows(self.density_values[...].reshape(-1, 1), index, weight)[:, 0]
-        density = jnp.where(inside, activate(raw, self.config, self.frame), 0.0)
-        return density.reshape(points.shape[:-1])
+    def tables(self) -> tuple[Float[Array, "rows 1"], Float[Array, "rows k"]]:
+        """The grid, the last axis fastest."""
+        colour = self.colour_values[...].reshape(-1, self.config.coefficients)
+        return self.density_values[...].reshape(-1, 1), colour
 
-    def query(
-        self, points: Float[Array, "*n 3"], directions: Float[Array, "*#n 3"]
-    ) -> tuple[Float[Array, "*n"], Float[Array, "*n 3"]]:
-        """Density and colour at world points, seen in directions of length 1."""
-        flat = points.reshape(-1, 3)
-        directions = jnp.broadcast_to(directions, points.shape).reshape(-1, 3)
-        index, weight, inside = self._corners(flat)
-        raw = weighted_rows(self.density_values[...].reshape(-1, 1), index, weight)[:, 0]
-        density = jnp.where(inside, activate(raw, self.config, self.frame), 0.0)
-        table = self.colour_values[...].reshape(-1, self.config.coefficients)
-        colour = shade(weighted_rows(table, index, weight), directions, self.config)
-        return density.reshape(points.shape[:-1]), colour.reshape(points.shape)
-
-    def _corners(
-        self, points: Float[Array, "m 3"]
-    ) -> tuple[Int[Array, "m 8"], Float[Array, "m 8"], Bool[Array, "m"]]:
-        unit = self.frame.to_unit(points)
-        resolution = self.config.resolution
-        position = unit * jnp.array(resolution, unit.dtype) - 0.5
-        corners, weight = cell_corners(position, resolution)
-        inside = jnp.all((unit >= 0.0) & (unit <= 1.0), axis=-1)
-        return flat_index(corners, resolution), weight, inside
+    def rows_of(self, corner: Int[Array, "m 8 3"]) -> tuple[Int[Array, "m 8"], None]:
+        """Every voxel has a row."""
+        return flat_index(corner, self.config.resolution), None
 
 
 def activate(raw: Float[Array, "*n"], config: VoxelGridConfig, frame: Frame) -> Float[Array, "*n"]:
-    """Density of an interpolated raw value."""
+    """Density, per world unit, of an interpolated raw value."""
     scaled = raw * gain(config, frame) + config.shift
-    return jax.nn.softplus(scaled) if config.activation == "softplus" else jax.nn.relu(scaled)
+    value = jax.nn.softplus(scaled) if config.activation == "softplus" else jax.nn.relu(scaled)
+    return value / length(config, frame)
+
+
+def raw_of(density: float, config: VoxelGridConfig, frame: Frame) -> float:
+    """The raw value of a density above 0, per world unit: the inverse of `activate`."""
+    value = density * length(config, frame)
+    if config.activation == "softplus":
+        value += math.log(-math.expm1(-value))
+    return (value - config.shift) / gain(config, frame)
 
 
 def gain(config: VoxelGridConfig, frame: Frame) -> float:
     """The factor on raw densities."""
     if config.gain is not None:
         return config.gain
-    return 100.0 * math.sqrt(27.0) / (3.0 * math.hypot(*frame.size))
+    return 100.0 * math.sqrt(27.0) / 3.0 * length(config, frame) / math.hypot(*frame.size)
+
+
+def length(config: VoxelGridConfig, frame: Frame) -> float:
+    """The world length that the activation's value is an optical thickness of."""
+    return math.hypot(*frame.size) if config.per == "diagonal" else 1.0
 
 
 def shade(

@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+# exp(-80) is below any float that counts; infinities would make the gradient of a sum of them NaN.
+OPAQUE = 80.0
+
 
 class Pixels(NamedTuple):
     """What rays see.
@@ -68,11 +71,24 @@ def thickness_of(
 
     last_opaque: the last interval counts as endless, so what is there hides the background (NeRF's 1e10).
     """
-    thickness = density * jnp.diff(edges, axis=-1)
+    thickness = thickness_of_lengths(density, jnp.diff(edges, axis=-1))
     if last_opaque:
         thickness = thickness.at[..., -1].set(jnp.where(density[..., -1] > 0, jnp.inf, 0.0))
-    # exp(-80) is below any float that counts; infinities would make the gradient of a sum of them NaN.
-    return jnp.minimum(thickness, 80.0)
+    return jnp.minimum(thickness, OPAQUE)
+
+
+def thickness_of_lengths(
+    density: Float[Array, "*n"], length: Float[Array, "*n"]
+) -> Float[Array, "*n"]:
+    """Optical thickness of ways of those lengths, at most `OPAQUE`; 0 for no length whatever the density."""
+    # An exponential may overflow, and infinity times 0 is no number.
+    return jnp.minimum(jnp.minimum(density, 1e30) * length, OPAQUE)
+
+
+def sum_before(values: Float[Array, "*n s"]) -> Float[Array, "*n s"]:
+    """The sum of all earlier values of a row: 0 for the first, and never below 0 by rounding."""
+    total = jnp.cumsum(values[..., :-1], axis=-1)
+    return jnp.concatenate([jnp.zeros_like(values[..., :1]), total], axis=-1)
 
 
 def composite(
@@ -97,21 +113,3 @@ def mean_depth(weights: Float[Array, "*n s"], middle: Float[Array, "*n s"]) -> F
     seen = opacity > 1e-6
     mean = jnp.sum(weights * middle, axis=-1) / jnp.where(seen, opacity, 1.0)
     return jnp.where(seen, mean, 0.0)
-
-
-def median_depth(weights: Float[Array, "*n s"], edges: Float[Array, "*n e"]) -> Float[Array, "*n"]:
-    """The distance at which half of the light is gone, linear within its interval; the last edge if it never is."""
-    reached = jnp.concatenate(
-        [jnp.zeros_like(weights[..., :1]), jnp.cumsum(weights, axis=-1)], axis=-1
-    )
-    index = jnp.sum((reached < 0.5).astype(jnp.int32), axis=-1, keepdims=True)
-    last = edges.shape[-1] - 1
-    upper, lower = jnp.minimum(index, last), jnp.clip(index - 1, 0, last)
-
-    def at(values: Array, where: Array) -> Array:
-        return jnp.take_along_axis(values, where, axis=-1)[..., 0]
-
-    low, high = at(reached, lower), at(reached, upper)
-    part = (0.5 - low) / jnp.maximum(high - low, 1e-6)
-    between = at(edges, lower) + jnp.clip(part, 0.0, 1.0) * (at(edges, upper) - at(edges, lower))
-    return jnp.where(index[..., 0] > last, edges[..., -1], between)

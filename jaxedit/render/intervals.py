@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxedit.render.compositing import sum_before
+
 Spacing: TypeAlias = Literal["linear", "disparity", "piecewise"]
 
 
@@ -49,14 +51,13 @@ def uniform_edges(count: int, shape: tuple[int, ...] = ()) -> Float[Array, "*n e
 
 
 def stratified_edges(count: int, jitter: Float[Array, "*n"]) -> Float[Array, "*n e"]:
-    """Edges of `count` intervals: inner edges move by `jitter`, in [-1/2, 1/2], times an interval; the ends stay.
+    """Edges of `count` equal intervals, all moved by `jitter`, in [-1/2, 1/2], times an interval.
 
-    One number for all of a ray: the middles of its intervals still cover the range evenly in expectation, and a number
-    for each sample would cost more to draw than an empty sample to render.
+    The middles, where a field is asked, stay in [0, 1] and are everywhere equally often; the outer edges pass 0 or 1 by
+    half an interval at most. One number for all of a ray: one for each sample would cost more to draw than an empty
+    sample to render.
     """
-    inner = (jnp.arange(1.0, count) + jitter[..., None]) / count
-    ends = jnp.zeros_like(inner[..., :1]), jnp.ones_like(inner[..., :1])
-    return jnp.concatenate([ends[0], inner, ends[1]], axis=-1)
+    return (jnp.arange(count + 1.0) + jitter[..., None]) / count
 
 
 def resampled_edges(
@@ -69,7 +70,8 @@ def resampled_edges(
 ) -> Float[Array, "*n f"]:
     """Edges of `count` intervals that follow the density of `weights` (inverse transform sampling).
 
-    padding: added to every weight, so that a ray that saw nothing is sampled evenly (nerfacto: 0.01).
+    padding: a weight spread evenly over [0, 1] and added to the others, whose sum is at most 1, so that a ray that saw
+        nothing is sampled evenly. (nerfacto adds 0.01 to each of its weights, in sum far more.)
     jitter: in [-1/2, 1/2], common to a ray's samples (mip-NeRF). No gradient passes.
     """
     edges, weights = jax.lax.stop_gradient((edges, weights))
@@ -93,7 +95,7 @@ def resampled_edges(
 def interpolate(
     x: Float[Array, "*n m"], xp: Float[Array, "*n e"], fp: Float[Array, "*n e"]
 ) -> Float[Array, "*n m"]:
-    """Piecewise linear interpolation, row by row; `xp` does not decrease. Flat pieces give their lower end."""
+    """Piecewise linear interpolation, row by row; `xp` does not decrease. Where `xp` stands still, the last of its values counts."""
     # Comparing all with all is what vectorises on every backend; rows are short.
     index = jnp.sum((x[..., :, None] >= xp[..., None, :]).astype(jnp.int32), axis=-1)
     upper = jnp.clip(index, 1, xp.shape[-1] - 1)
@@ -147,7 +149,5 @@ def distortion_loss(
     # Relative to the ray's mean middle: prefix sums of large distances would cancel.
     middle = middle - jax.lax.stop_gradient(jnp.mean(middle, axis=-1, keepdims=True))
     moments = weights * middle
-    below = jnp.cumsum(weights, axis=-1) - weights
-    moments_below = jnp.cumsum(moments, axis=-1) - moments
-    between = 2.0 * jnp.sum(weights * (middle * below - moments_below), axis=-1)
-    return between + jnp.sum(weights**2 * jnp.diff(edges, axis=-1), axis=-1) / 3.0
+    between = weights * (middle * sum_before(weights) - sum_before(moments))
+    return jnp.sum(2.0 * between + weights**2 * jnp.diff(edges, axis=-1) / 3.0, axis=-1)

@@ -36,8 +36,8 @@ from jaxedit.scene.cameras import Rays
 from jaxvid.core.errors import UserError
 from jaxvid.core.rng import named
 
-# Per ray: the losses "distortion", and "interlevel" where there are proposals; with occupied cells the number of "blocks"
-# asked, which `RenderConfig.slots` should be a little above.
+# Per ray: the loss "distortion", of places in s-space (`jaxedit.render.intervals`); with proposals the loss "interlevel";
+# with occupied cells the number of "blocks" asked, which `RenderConfig.slots` should be a little above.
 Losses = dict[str, Array]
 
 
@@ -46,8 +46,8 @@ class RenderConfig:
     """How rays are sampled.
 
     samples: intervals of the final pass. proposal_samples: intervals of each proposal, coarse to fine.
-    near, far: distances between which there is anything to see, in world units; None: as near and
-        far as the bounds go.
+    near, far: distances between which there is anything to see, in world units; None: as near and far as the bounds
+        go (a spacing of disparity needs a near above 0, and bounds none a far).
     bounds: what narrows them for each ray: the field's box, a sphere around its middle through its corners, or nothing.
     equal_steps: every ray has intervals of the same length, the box's diagonal / samples, from where it enters; else
         each ray spreads its intervals over what it sees of the bounds.
@@ -73,10 +73,6 @@ class RenderConfig:
             )
         if self.equal_steps and (self.bounds != "box" or self.spacing != "linear"):
             raise UserError("equal_steps needs bounds box and spacing linear; change one of them")
-        if self.bounds == "none" and self.far is None:
-            raise UserError("far is None and bounds is none; give a far")
-        if self.spacing == "disparity" and not self.near:
-            raise UserError(f"near is {self.near}; spacing disparity needs near above 0")
 
 
 def render_rays(
@@ -106,14 +102,23 @@ def render_rays(
         places = uniform_edges(config.samples, (count,))
     else:
         places = stratified_edges(config.samples, draw(keys, "edges"))
+        if config.spacing != "linear":
+            places = jnp.clip(places, 0.0, 1.0)  # beyond them a distance may not exist
+    if config.equal_steps and config.far is not None:
+        length = jnp.where(far > near, far - near, 1.0)
+        places = jnp.minimum(places, ((config.far - near) / length)[:, None])
     edges = to_distance(places, near, far, config.spacing)
     if occupied is None:
         pixels, weights = render_edges(field, rays, edges, background, config.last_opaque)
-        return pixels, {"distortion": distortion_loss(edges, weights)}
+        return pixels, {"distortion": distortion_loss(places, weights)}
+    if config.spacing != "linear":
+        raise UserError(f"spacing is {config.spacing}; occupied cells need linear")
     slots = max(1, min(round(config.slots * count), count * (config.samples // config.block)))
     pixels, distortion, blocks = render_sparse(
         field, rays, edges, occupied, background, block=config.block, slots=slots
     )
+    seen = far > near
+    distortion = jnp.where(seen, distortion / jnp.where(seen, far - near, 1.0), 0.0)
     return pixels, {"distortion": distortion, "blocks": blocks}
 
 
@@ -134,7 +139,14 @@ def render_edges(
 def ray_bounds(
     field: Field, rays: Rays, config: RenderConfig
 ) -> tuple[Float[Array, "r"], Float[Array, "r"]]:
-    """The distances between which each ray is sampled."""
+    """The distances between which each ray is sampled.
+
+    Raises UserError where the configuration needs a near or far and has none.
+    """
+    if config.bounds == "none" and config.far is None:
+        raise UserError("far is None and bounds is none; give a far")
+    if config.spacing == "disparity" and not config.near:
+        raise UserError(f"near is {config.near}; spacing disparity needs near above 0")
     frame, least = field.frame, config.near or 0.0
     limit = math.inf if config.far is None else config.far
     low, high = jnp.array(frame.lowest), jnp.array(frame.highest)

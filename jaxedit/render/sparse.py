@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxedit.fields.field import Field
-from jaxedit.render.compositing import Pixels, weights_of
+from jaxedit.render.compositing import Pixels, sum_before, thickness_of_lengths, weights_of
 from jaxedit.render.occupancy import is_occupied
 from jaxedit.scene.cameras import Rays
 
@@ -54,7 +54,7 @@ def render_sparse(
     block: int,
     slots: int,
 ) -> tuple[Pixels, Float[Array, "r"], Float[Array, "r"]]:
-    """Pixels, distortion (by distance) and the number of blocks asked, of rays whose intervals have these edges.
+    """Pixels, distortion (of distances) and the number of blocks asked, of rays whose intervals have these edges.
 
     e - 1 is a multiple of `block`.
     """
@@ -95,7 +95,9 @@ def _ask(block: int, values: Values, seen: Bool[Array, "r s"], which: Int[Array,
     field, rays, edges = values
     per_ray = seen.shape[1] // block
     nowhere = seen.shape[0] * per_ray
-    ray, part = jnp.divmod(jnp.minimum(which, nowhere - 1), per_ray)
+    # What fills up the slots reads blocks here and there: adding nothing to one row many times would be slow.
+    filled = jnp.where(which < nowhere, which, jnp.arange(which.shape[0]) % nowhere)
+    ray, part = jnp.divmod(filled, per_ray)
     column = part[:, None] * block + jnp.arange(block + 1)
     return ask_blocks(
         field,
@@ -179,19 +181,17 @@ def ask_blocks(
     middle, length = 0.5 * (edges[:, 1:] + edges[:, :-1]), jnp.diff(edges, axis=-1)
     points = rays.at(middle)
     density, colour = field.query(points, rays.direction[:, None, :])
-    thickness = jnp.minimum(jnp.where(seen, density, 0.0) * length, 80.0)
+    thickness = thickness_of_lengths(jnp.where(seen, density, 0.0), length)
     weight = weights_of(thickness)
-    below = jnp.cumsum(weight, axis=-1) - weight
     # Distances from the block's middle: differences of far distances would cancel.
     offset = middle - jnp.mean(middle, axis=-1, keepdims=True)
-    moment_below = jnp.cumsum(weight * offset, axis=-1) - weight * offset
-    pairs = 2.0 * jnp.sum(weight * (offset * below - moment_below), axis=-1)
+    pairs = weight * (offset * sum_before(weight) - sum_before(weight * offset))
     return Blocks(
         thickness=jnp.sum(thickness, axis=-1),
         light=jnp.sum(weight[..., None] * colour, axis=-2),
         weight=jnp.sum(weight, axis=-1),
         moment=jnp.sum(weight * middle, axis=-1),
-        spread=pairs + jnp.sum(weight**2 * length, axis=-1) / 3.0,
+        spread=jnp.sum(2.0 * pairs + weight**2 * length / 3.0, axis=-1),
     )
 
 
@@ -199,8 +199,7 @@ def join_blocks(
     blocks: Blocks, background: Float[Array, "*#r 3"]
 ) -> tuple[Pixels, Float[Array, "r"]]:
     """Composites the blocks [r, n] of rays; returns pixels and distortion."""
-    before = jnp.cumsum(blocks.thickness, axis=-1) - blocks.thickness
-    reaching = jnp.exp(-before)
+    reaching = jnp.exp(-sum_before(blocks.thickness))
     weight, moment = reaching * blocks.weight, reaching * blocks.moment
     opacity = jnp.sum(weight, axis=-1)
     light = jnp.sum(reaching[..., None] * blocks.light, axis=-2)
@@ -208,9 +207,7 @@ def join_blocks(
     depth = jnp.where(seen, jnp.sum(moment, axis=-1) / jnp.where(seen, opacity, 1.0), 0.0)
     # All of a later block lies behind all of an earlier one. Around the ray's depth, as prefix sums would cancel.
     moment = moment - weight * jax.lax.stop_gradient(depth)[:, None]
-    weight_below = jnp.cumsum(weight, axis=-1) - weight
-    moment_below = jnp.cumsum(moment, axis=-1) - moment
-    between = 2.0 * jnp.sum(moment * weight_below - weight * moment_below, axis=-1)
-    distortion = between + jnp.sum(reaching**2 * blocks.spread, axis=-1)
+    between = moment * sum_before(weight) - weight * sum_before(moment)
+    distortion = jnp.sum(2.0 * between + reaching**2 * blocks.spread, axis=-1)
     colour = light + (1.0 - opacity)[..., None] * background
     return Pixels(colour=colour, opacity=opacity, depth=depth), distortion

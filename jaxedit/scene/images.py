@@ -71,23 +71,40 @@ def read_image(
     """
     with _opened(path, verify=True) as image:
         pixels = np.array(image.convert("RGBA" if channels == 4 else "RGB"))
-    resize = pixels.shape[:2] != (height, width)
-    if channels == 3:
-        return _bytes(area_mean(pixels.astype(np.float32), width, height)) if resize else pixels
-    if alpha == "straight" and not resize:
-        return pixels
-    values = pixels.astype(np.float32)
-    if alpha == "straight":
-        values[..., :3] *= values[..., 3:] / 255.0
-    elif (pixels[..., :3].max(axis=-1) > pixels[..., 3].astype(np.int16) + 2).any():
+    if channels == 3 or alpha == "straight":
+        return resized_pixels(pixels, width, height)
+    if (pixels[..., :3].max(axis=-1) > pixels[..., 3].astype(np.int16) + 2).any():
         raise UserError(
             f"{path}: colours above their alpha, so they are not premultiplied; set alpha to straight"
         )
-    if resize:
-        values = area_mean(values, width, height)
-    opacity = values[..., 3:] / 255.0
-    values[..., :3] /= np.where(opacity > 0, opacity, 1.0)
-    return _bytes(values)
+    return _straight(area_mean(pixels.astype(np.float32), width, height))
+
+
+def resized_pixels(
+    pixels: UInt8[np.ndarray, "h w c"], width: int, height: int
+) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """An RGB or straight-alpha RGBA image at another size by area means, colours weighted by their alpha."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    values = pixels.astype(np.float32)
+    if pixels.shape[-1] == 3:
+        return _bytes(area_mean(values, width, height))
+    values[..., :3] *= values[..., 3:] / 255.0
+    return _straight(area_mean(values, width, height))
+
+
+def _straight(premultiplied: Float[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 4"]:
+    opacity = premultiplied[..., 3:] / 255.0
+    colour = premultiplied[..., :3] / np.where(opacity > 0, opacity, 1.0)
+    return _bytes(np.concatenate([colour, premultiplied[..., 3:]], axis=-1))
+
+
+def whole_pixels(
+    counts: Bool[np.ndarray, "h w"], width: int, height: int
+) -> Bool[np.ndarray, "h2 w2"]:
+    """A mask at another size: True where every pixel below is."""
+    share = area_mean(counts[..., None].astype(np.float32), width, height)[..., 0]
+    return share > 1.0 - 1e-4
 
 
 def read_mask(path: Path, full: tuple[int, int], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
@@ -104,8 +121,7 @@ def read_mask(path: Path, full: tuple[int, int], size: tuple[int, int]) -> Bool[
                 f"{full[0]}x{full[1]}; give masks the size of their images"
             )
         counts = np.asarray(image.convert("L")) > 0
-    share = area_mean(counts[..., None].astype(np.float32), *size)[..., 0]
-    return share > 1.0 - 1e-4
+    return whole_pixels(counts, *size)
 
 
 def area_mean(

@@ -88,6 +88,11 @@ class Similarity:
         """The transform that changes nothing."""
         return cls(1.0, np.eye(3), np.zeros(3))
 
+    def is_identity(self) -> bool:
+        """Whether it changes nothing, to rounding."""
+        moved = np.concatenate([self.scale * self.rotation, self.translation[:, None]], axis=1)
+        return bool(np.abs(moved - np.eye(3, 4)).max() < 1e-9)
+
     def points(self, x: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
         """Transformed points."""
         return self.scale * x @ self.rotation.T + self.translation

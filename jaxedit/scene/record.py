@@ -23,13 +23,14 @@ FILE = "scene.json"
 
 @dataclass(frozen=True)
 class SceneRecord:
-    """A scene without its images: `cameras` and image `names` by split, `box`, `near`, `far`, `transform`."""
+    """A scene without its images: `cameras` and image `names` by split, and the rest of a `Scene`'s world."""
 
     format: str
     box: Float[np.ndarray, "2 3"] | None
     near: float
     far: float
     transform: Similarity
+    applied: Similarity
     cameras: dict[Split, Cameras]
     names: dict[Split, tuple[str, ...]]
 
@@ -42,6 +43,7 @@ class SceneRecord:
             near=scene.near,
             far=scene.far,
             transform=scene.transform,
+            applied=scene.applied,
             cameras={split: views.cameras for split, views in scene.views.items()},
             names={split: views.names for split, views in scene.views.items()},
         )
@@ -54,11 +56,8 @@ def write_record(record: SceneRecord, path: Path) -> None:
         "box": None if record.box is None else record.box.tolist(),
         "near": record.near,
         "far": record.far,
-        "transform": {
-            "scale": record.transform.scale,
-            "rotation": record.transform.rotation.tolist(),
-            "translation": record.transform.translation.tolist(),
-        },
+        "transform": _stored(record.transform),
+        "applied": _stored(record.applied),
         "convention": "camera-to-world 3x4, OpenGL axes; pixel (0, 0) is the first pixel's outer corner",
         "cameras": {
             split: {
@@ -83,17 +82,13 @@ def read_record(path: Path) -> SceneRecord:
     """Reads what `write_record` wrote. Raises UserError when it is absent or damaged."""
     try:
         data: Any = json.loads(path.read_text())
-        transform = data["transform"]
         return SceneRecord(
             format=data["format"],
             box=None if data["box"] is None else np.array(data["box"], np.float64).reshape(2, 3),
             near=float(data["near"]),
             far=float(data["far"]),
-            transform=Similarity(
-                float(transform["scale"]),
-                np.array(transform["rotation"], np.float64).reshape(3, 3),
-                np.array(transform["translation"], np.float64).reshape(3),
-            ),
+            transform=_similarity(data["transform"]),
+            applied=_similarity(data["applied"]),
             cameras={split: _cameras(stored) for split, stored in data["cameras"].items()},
             names={split: tuple(stored["names"]) for split, stored in data["cameras"].items()},
         )
@@ -103,6 +98,22 @@ def read_record(path: Path) -> SceneRecord:
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it from a copy") from None
+
+
+def _stored(similarity: Similarity) -> dict[str, Any]:
+    return {
+        "scale": similarity.scale,
+        "rotation": similarity.rotation.tolist(),
+        "translation": similarity.translation.tolist(),
+    }
+
+
+def _similarity(stored: dict[str, Any]) -> Similarity:
+    return Similarity(
+        float(stored["scale"]),
+        np.array(stored["rotation"], np.float64).reshape(3, 3),
+        np.array(stored["translation"], np.float64).reshape(3),
+    )
 
 
 def _cameras(stored: dict[str, Any]) -> Cameras:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from jaxedit.scene.cameras import Cameras
+from jaxedit.scene.images import resized_pixels, whole_pixels
 from jaxedit.scene.poses import Similarity
 
 Split: TypeAlias = Literal["train", "val", "test"]
@@ -36,6 +37,18 @@ class Views:
             images=self.images[index],
             names=tuple(self.names[i] for i in index),
             masks=None if self.masks is None else self.masks[index],
+        )
+
+    def resized(self, width: int, height: int) -> "Views":
+        """The views at another size, at most their own, by area means."""
+        masks = self.masks
+        return replace(
+            self,
+            cameras=self.cameras.resized(width, height),
+            images=np.stack([resized_pixels(image, width, height) for image in self.images]),
+            masks=None
+            if masks is None
+            else np.stack([whole_pixels(mask, width, height) for mask in masks]),
         )
 
 

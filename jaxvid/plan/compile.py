@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxvid.core.flops import Flops, count_flops
+from jaxvid.core.flops import Flops, jaxpr_flops
 from jaxvid.core.mesh import AXES, active, explain
 from jaxvid.plan.report import Plan
 from jaxvid.plan.topology import Topology, parse_topology, topology_devices
@@ -38,7 +38,7 @@ class Program:
 
     `args` are trees of ShapeDtypeStructs (with shardings of one mesh, or none). `parameters` is the tree whose elements
     are counted as parameters (the first argument by default). `donate` are argument numbers whose buffers are reused
-    (a train step's state).
+    (a train step's state). `loop_turns` is what a loop of a length that only run time knows counts as in FLOPs.
     """
 
     fn: Callable[..., Any]
@@ -46,6 +46,7 @@ class Program:
     donate: tuple[int, ...] = ()
     out_shardings: Any = None
     parameters: Any = None
+    loop_turns: int | None = None
 
 
 def plan(
@@ -56,17 +57,20 @@ def plan(
     donate: tuple[int, ...] = (),
     out_shardings: Any = None,
     parameters: Any = None,
+    loop_turns: int | None = None,
 ) -> Plan:
     """Compiles `fn(*abstract_args)` for `topology` in this process and reports memory, FLOPs and collectives.
 
     Shardings come from the arguments; one without a sharding is held whole by every device. A program that does not fit
-    is a result (`fits=False`), not an exception. Raises UserError for an unknown topology, a missing compiler, or
-    arguments whose mesh belongs to another machine.
+    is a result (`fits=False`), not an exception. Raises UserError for an unknown topology or a missing compiler,
+    ValueError for arguments whose mesh belongs to another machine and for a loop of unknown length around a matmul
+    without `loop_turns`.
     """
     topology = parse_topology(topology) if isinstance(topology, str) else topology
     mesh, args = _place(topology, tuple(abstract_args))
     parameters = args[0] if parameters is None else parameters
-    flops = count_flops(fn, *args)
+    jaxpr = jax.make_jaxpr(fn)(*args)
+    flops, without_loops = jaxpr_flops(jaxpr, loop_turns), jaxpr_flops(jaxpr, 0)
     with active(mesh):
         started = time.perf_counter()
         jitted = jax.jit(fn, donate_argnums=donate, **_out(out_shardings))
@@ -91,6 +95,7 @@ def plan(
         usable_bytes=topology.usable_bytes,
         flops=_flops(flops, topology.device_count),
         flops_uncounted=tuple(sorted(flops.uncounted)),
+        loop_turns=None if flops == without_loops else loop_turns or 1,
         collectives=None if compiled is None else _collectives(compiled),
         whole=tuple(explain(mesh, parameters)) if set(mesh.shape) >= set(AXES) else (),
         lower_seconds=lowering,

@@ -19,7 +19,8 @@ class Plan:
     `fits` is False when the compiler refused for memory, or when the peak exceeds what the device can give
     (`usable_bytes`). When the compiler refused, `peak_bytes_per_device` is the need that it stated (or None), the
     other byte counts and `collectives` are None and `error` holds its first line. (`collectives` is also None where the
-    compiled text cannot be read.)
+    compiled text cannot be read.) `loop_turns`: how often FLOPs count the loops whose length only run time knows; None
+    where there are none.
     """
 
     topology: str
@@ -40,6 +41,7 @@ class Plan:
     lower_seconds: float
     compile_seconds: float
     error: str | None = None
+    loop_turns: int | None = None
 
     def to_json(self) -> str:
         """All fields as JSON; `Plan.from_json` reads it back."""
@@ -73,6 +75,7 @@ class Plan:
             ),
             ("  matmul, conv", f"{count(self.flops['matmul'])}, {count(self.flops['conv'])}"),
             ("  elementwise", count(self.flops["other"])),
+            ("  loops", self._loops()),
             ("collectives", self._collectives()),
             ("lower, compile", f"{self.lower_seconds:.1f} s, {self.compile_seconds:.1f} s"),
         ]
@@ -84,6 +87,11 @@ class Plan:
             rows.append(("compiler", self.error))
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _loops(self) -> str:
+        if self.loop_turns is None:
+            return "counted in full"
+        return f"those of a length that only run time knows counted as {self.loop_turns} turn(s)"
 
     def _collectives(self) -> str:
         if self.collectives is None:

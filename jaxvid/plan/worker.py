@@ -58,6 +58,7 @@ def plan_program(program: str, config: str, overrides: Sequence[str], topology: 
         donate=built.donate,
         out_shardings=built.out_shardings,
         parameters=built.parameters,
+        loop_turns=built.loop_turns,
     )
 
 

@@ -46,6 +46,8 @@ class Phase:
         this process's part (`jaxvid.core.mesh.process_shard`) of the global one.
     report: `report(state, step, run)` draws samples and logs held-out scores; called at LoopConfig.sample_every and
         after the last step, on every process.
+    check: `check(state)` looks at the state before the first step, on the host, and raises UserError for one that cannot
+        be trained; the run then stands where the phase before ended.
     flops_per_step: counted floating-point operations of one global step; adds "flops_per_second" to the log.
     """
 
@@ -55,4 +57,5 @@ class Phase:
     step: Step
     batches: Callable[[Any], Batches]
     report: Report | None = None
+    check: Callable[[State], None] | None = None
     flops_per_step: float | None = None

@@ -76,9 +76,14 @@ def begin_phase(session: Session, index: int, step: int, previous: State | None)
     """The position before the first step of a phase; its state is created on the devices where it will live."""
     init, root = partial(_init, session, index), root_of(session.config.seed)
     if session.mesh is None:
-        return Position(index, 0, step, jax.jit(init)(previous, root))
-    shardings = tree_sharding(session.mesh, jax.eval_shape(init, previous, root))
-    return Position(index, 0, step, jax.jit(init, out_shardings=shardings)(previous, root))
+        state = jax.jit(init)(previous, root)
+    else:
+        shardings = tree_sharding(session.mesh, jax.eval_shape(init, previous, root))
+        state = jax.jit(init, out_shardings=shardings)(previous, root)
+    check = session.phases[index].check
+    if check is not None:
+        check(state)
+    return Position(index, 0, step, state)
 
 
 def _init(session: Session, index: int, previous: State | None, root: Any) -> State:

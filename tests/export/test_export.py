@@ -29,7 +29,7 @@ from jaxedit.export.surface import REACH, chosen_level, mesh_of
 from jaxedit.fields.field import Frame
 from jaxedit.fields.hash_grid import HashGrid, HashGridConfig
 from jaxedit.fields.packed_grid import pack
-from jaxedit.fields.voxel_grid import VoxelGrid, VoxelGridConfig
+from jaxedit.fields.voxel_grid import VoxelGrid, VoxelGridConfig, length
 from jaxedit.render.render import RenderConfig
 from jaxedit.scene.cameras import Cameras, pinhole_cameras, pixel_rays
 from jaxedit.scene.load import SceneConfig, load_scene
@@ -470,15 +470,15 @@ def test_glb_meshes_are_read_back():
     np.testing.assert_allclose(turned, [[1, 0, 0], [0, 0, -1], [0, 1, 0]], atol=1e-7)
 
 
-def filled_grid(resolution=(20, 20, 20), degree=0, frame=None):
+def filled_grid(resolution=(20, 20, 20), degree=0, frame=None, per="unit"):
     """A ball of radius 0.6, red where x > 0 and blue elsewhere."""
     frame = Frame() if frame is None else frame
-    config = VoxelGridConfig(resolution=resolution, degree=degree, gain=2.0, shift=-0.3)
+    config = VoxelGridConfig(resolution=resolution, degree=degree, gain=2.0, shift=-0.3, per=per)
     grid = VoxelGrid(config, frame, jax.random.key(0))
     at = Lattice(frame.lowest, frame.size, resolution)
     index = np.stack(np.meshgrid(*map(np.arange, resolution), indexing="ij"), -1).reshape(-1, 3)
     x = at.world(index.astype(float)).reshape(*resolution, 3)
-    raw = 2000.0 * np.clip(0.6 - np.linalg.norm(x, axis=-1), -0.2, 0.2)
+    raw = 2000.0 * length(config, frame) * np.clip(0.6 - np.linalg.norm(x, axis=-1), -0.2, 0.2)
     grid.density_values = nnx.Param(jnp.asarray(raw[..., None], jnp.float32))
     colour = np.where(x[..., :1] > 0, [20.0, -20.0, -20.0], [-20.0, -20.0, 20.0])
     values = np.zeros((*resolution, 3, (degree + 1) ** 2), np.float32)
@@ -494,10 +494,10 @@ SIMILARITY = Similarity(
 )
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_voxel_grids_are_read_back_by_numpy_alone(packed):
+@pytest.mark.parametrize(("packed", "per"), [(False, "unit"), (True, "diagonal")])
+def test_voxel_grids_are_read_back_by_numpy_alone(packed, per):
     frame = Frame((-1.0, -0.8, -1.0), (1.0, 1.2, 0.9))
-    grid = field = filled_grid((12, 14, 13), degree=1, frame=frame)
+    grid = field = filled_grid((12, 14, 13), degree=1, frame=frame, per=per)
     if packed:
         field, lost = jax.jit(lambda grid: pack(grid, matter(grid, 0.01), 12 * 14 * 13))(grid)
         assert int(lost) == 0
@@ -514,7 +514,7 @@ def test_voxel_grids_are_read_back_by_numpy_alone(packed):
         np.pad(density, 1).astype(np.float64), place.T + 1, order=1, mode="constant"
     )
     assert law["activation"] == "softplus"
-    expected = np.logaddexp(0.0, law["gain"] * raw + law["shift"])
+    expected = np.logaddexp(0.0, law["gain"] * raw + law["shift"]) / law["length"]
     there = jax.jit(lambda field, points: field.density(points))(field, points)
     np.testing.assert_allclose(there, expected, rtol=1e-3, atol=2e-2)
     x = np.array([[1.0, 2.0, 3.0]])
@@ -565,6 +565,7 @@ def record_of(cameras, box=None):
         near=0.5,
         far=8.0,
         transform=SIMILARITY,
+        applied=Similarity.identity(),
         cameras=cameras,
         names={
             split: tuple(f"images/{split}_{i}.png" for i in range(len(views)))
@@ -649,7 +650,8 @@ def test_cameras_are_read_back_by_the_loader(tmp_path, lens, shared):
             views.pose, focal, views.centre + np.float32(0.3), np.tile(np.float32(mild), (n, 1)).reshape(n, -1),
             lens, views.width, views.height,
         )  # fmt: skip
-    record = record_of(cameras)
+    applied = Similarity(2.0, SIMILARITY.rotation.T, np.array([1.0, -2.0, 0.5]))
+    record = replace(record_of(cameras), applied=applied)
     to_file = SIMILARITY.inverse()
     (tmp_path / "transforms.json").write_bytes(transforms_json(record, to_file))
     assert ("fl_x" in json.loads((tmp_path / "transforms.json").read_text())) == shared
@@ -660,6 +662,8 @@ def test_cameras_are_read_back_by_the_loader(tmp_path, lens, shared):
     scene = load_scene(SceneConfig(path=str(tmp_path)))
     assert scene.format == "nerfstudio"
     assert set(scene.views) == {"train", "test"}
+    x = np.array([[1.0, 2.0, 3.0]])
+    np.testing.assert_allclose(scene.applied.points(x), applied.points(x), atol=1e-9)
     for split, views in scene.views.items():
         assert views.names == record.names[split]
         found = scene.transform.inverse().cameras(views.cameras)

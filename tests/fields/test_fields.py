@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxedit.fields.hash_grid import HashGrid, HashGridConfig, level_rows, level
 from jaxedit.fields.packed_grid import pack, unpack
 from jaxedit.fields.rows import cell_corners, flat_index, weighted_rows
 from jaxedit.fields.spherical_harmonics import basis
-from jaxedit.fields.voxel_grid import VoxelGrid, VoxelGridConfig, upsampled
+from jaxedit.fields.voxel_grid import VoxelGrid, VoxelGridConfig, activate, gain, raw_of, upsampled
 from jaxvid.core.errors import UserError
 from jaxvid.core.paths import flatten
 
@@ -191,6 +192,33 @@ def test_vox_es_conventions():
         np.testing.assert_allclose(colour[i], 1 / (1 + np.exp(-shaded)), rtol=1e-4)
 
 
+@pytest.mark.parametrize("activation", ["softplus", "relu"])
+@pytest.mark.parametrize("per", ["unit", "diagonal"])
+def test_raw_values_of_densities(activation, per):
+    config = VoxelGridConfig(
+        resolution=(4, 4, 4), activation=activation, gain=7.0, shift=-1.5, per=per
+    )
+    for density in (1e-3, 1.0, 30.0):
+        raw = raw_of(density, config, BOX)
+        np.testing.assert_allclose(activate(jnp.float32(raw), config, BOX), density, rtol=1e-4)
+
+
+@pytest.mark.parametrize("given", [None, 40.0])
+def test_densities_per_diagonal_look_alike_in_any_box(given):
+    """The same values in a box ten times as large: a tenth of the density, so the same optical thickness."""
+    large = Frame(tuple(10 * x for x in BOX.lowest), tuple(10 * x for x in BOX.highest))
+    config = VoxelGridConfig(resolution=(5, 6, 7), gain=given, shift=0.5, per="diagonal")
+    small, great = (VoxelGrid(config, frame, jax.random.key(0)) for frame in (BOX, large))
+    points = some_points(50)
+    np.testing.assert_allclose(10 * great.density(10 * points), small.density(points), rtol=1e-4)
+
+
+def test_vox_es_gain_is_the_same_per_unit_and_per_diagonal():
+    unit = VoxelGridConfig(resolution=(5, 6, 7))
+    slope = gain(replace(unit, per="diagonal"), BOX) / math.hypot(*BOX.size)
+    np.testing.assert_allclose(slope, gain(unit, BOX), rtol=1e-6)
+
+
 def test_finer_grids_keep_linear_fields():
     grid = voxel_grid(resolution=(4, 4, 4), activation="relu", gain=1.0)
     i, j, k = np.meshgrid(*[np.arange(4) + 0.5] * 3, indexing="ij")
@@ -220,6 +248,9 @@ def test_a_packed_grid_is_the_dense_one_where_it_is_kept():
     np.testing.assert_allclose(density, np.where(kept, dense, 0), atol=1e-6)
     np.testing.assert_allclose(seen[kept], colour[kept], atol=1e-6)
     back = unpack(packed, -50.0)
+    stored = np.asarray(packed.row[...]) != -1
+    assert (np.asarray(back.density_values[...])[~stored] == -50).all()
+    assert (np.asarray(back.colour_values[...])[~stored] == 0).all()
     np.testing.assert_allclose(back.density(points)[kept], dense[kept], atol=1e-6)
 
 
@@ -326,6 +357,13 @@ def test_contraction_is_equation_10(norm):
     np.testing.assert_allclose(
         uncontract(contract(jnp.asarray(x, jnp.float32), norm), norm), x, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_contraction_reaches_as_far_as_floats(norm):
+    for far in (1e20, 3e38, jnp.inf):
+        found = contract(jnp.array([[far, 0.0, 0.0]]), norm)
+        np.testing.assert_allclose(found, [[2.0, 0.0, 0.0]], atol=1e-6)
 
 
 def test_contraction_has_finite_gradients_everywhere():

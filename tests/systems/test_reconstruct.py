@@ -1,86 +1,32 @@
-"""Reconstruction: batches, the loss's closed forms, fits of a toy scene, resuming, devices, and the command line."""
+"""Reconstruction: batches, the loss's closed forms, fits of a toy scene, resuming, devices."""
 
 import json
 from dataclasses import replace
-from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from small_fits import ADAM, hash_system, run_fits, system, toy
 
-from jaxedit import cli
-from jaxedit.evaluate import psnr, ssim
+from jaxedit.evaluate import psnr
 from jaxedit.fields.hash_grid import HashGridConfig
-from jaxedit.fields.packed_grid import PackedGrid
-from jaxedit.fields.voxel_grid import VoxelGridConfig
-from jaxedit.render.occupancy import OccupancyConfig
+from jaxedit.fields.packed_grid import PackedGrid, unpack
+from jaxedit.fields.voxel_grid import activate, raw_of
+from jaxedit.render.occupancy import UNKNOWN, OccupancyConfig
 from jaxedit.render.render import RenderConfig
-from jaxedit.scene.load import SceneConfig
-from jaxedit.scene.paths import focus_of, spiral, through, turntable
-from jaxedit.scene.poses import look_at
-from jaxedit.scene.record import SceneRecord, read_record, write_record
-from jaxedit.scene.scene import Scene
-from jaxedit.scene.toy import capture, toy_scene
-from jaxedit.systems.reconstruct import Fit, Reconstruct, training
+from jaxedit.scene.cameras import pixel_rays
+from jaxedit.systems.reconstruct import Fit, training
+from jaxedit.systems.reconstruct import system as system_module
 from jaxedit.systems.reconstruct.batches import RayBatches
-from jaxedit.systems.reconstruct.stored import load_fitted
+from jaxedit.systems.reconstruct.model import grown
+from jaxedit.systems.reconstruct.report import truth_of
 from jaxedit.systems.reconstruct.training import ray_loss
 from jaxvid.core.errors import UserError
 from jaxvid.core.mesh import make_mesh, to_global
 from jaxvid.core.rng import named
 from jaxvid.core.run import RunDirectory
 from jaxvid.train.loop import LoopConfig, fit
-from jaxvid.train.optimizer import OptimizerConfig
-
-ADAM = OptimizerConfig(learning_rate=3e-2, b2=0.99, epsilon=1e-15, clip_norm=None)
-UP = np.array([0.0, 0.0, 1.0])
-
-
-@lru_cache
-def toy() -> Scene:
-    return capture(toy_scene(seed=0, index=3), views=12, size=24, test_views=2)
-
-
-def system(**changes):
-    fits = (
-        Fit("coarse", steps=60, rays=512, optimizer=ADAM),
-        Fit("fine", steps=40, rays=512, resolution=(24, 24, 24), rows=8000, optimizer=ADAM),
-    )
-    base = Reconstruct(
-        data=SceneConfig(path="unused"),
-        field=VoxelGridConfig(
-            resolution=(16, 16, 16), gain=20.0, shift=-1.0, initial_density=(0.0, 0.0), initial_colour=(0.0, 0.0)
-        ),
-        render=RenderConfig(samples=48, equal_steps=True),
-        occupancy=OccupancyConfig(resolution=16, every=4),
-        fits=fits,
-        heldout=1,
-        loop=LoopConfig(log_every=20, save_every=30),
-    )  # fmt: skip
-    return replace(base, **changes)
-
-
-def hash_system(**changes):
-    return system(
-        field=HashGridConfig(levels=4, table=10, base=8, finest=32, width=16, geometry=8),
-        fits=(Fit("fit", steps=20, rays=256, optimizer=ADAM),),
-        **changes,
-    )
-
-
-def run_fits(config, steps=None):
-    """States after each fit, by hand."""
-    scene, state, found = toy(), None, []
-    for phase in config.phases(scene):
-        state = jax.jit(phase.init)(state, named(jax.random.key(0), phase.name))
-        step, batches = jax.jit(phase.step), phase.batches(None)
-        for number in range(steps or phase.steps):
-            state, sums = step(state, next(batches), named(jax.random.key(0), phase.name, number))
-        found.append((state, sums))
-    return found
-
 
 # --- batches -------------------------------------------------------------------------------------
 
@@ -115,6 +61,28 @@ def test_masked_pixels_are_never_drawn():
     assert masks[batch["view"], row, column].all()
     with pytest.raises(UserError, match="masks leave no pixel"):
         RayBatches(replace(views, masks=np.zeros_like(masks)), 10, seed=(0, 0))
+
+
+def test_a_fit_on_smaller_images_sees_their_area_means():
+    config = system(fits=(replace(system().fits[0], shrink=2),))
+    batch = next(config.phases(toy())[0].batches(None))
+    assert batch["pixel"].max() == 11
+    images = toy().views["train"].images.astype(np.float64) / 255
+    weighted = images * np.where(np.arange(4) < 3, images[..., 3:], 1.0)
+    means = weighted.reshape(12, 12, 2, 12, 2, 4).mean(axis=(2, 4))
+    column, row = batch["pixel"].T
+    found = batch["colour"] / 255.0
+    found[:, :3] *= found[:, 3:]
+    np.testing.assert_allclose(found, means[batch["view"], row, column], atol=1.5 / 255)
+
+
+def test_smaller_views_count_whole_pixels():
+    views = toy().views["test"]
+    masks = np.ones(views.images.shape[:3], bool)
+    masks[:, 5, 7] = False
+    small = replace(views, masks=masks).resized(12, 12)
+    assert np.argwhere(~small.masks[0]).tolist() == [[2, 3]]
+    np.testing.assert_allclose(small.cameras.focal, views.cameras.focal / 2)
 
 
 # --- loss ----------------------------------------------------------------------------------------
@@ -170,6 +138,41 @@ def test_random_backgrounds_are_behind_image_and_render_alike():
     np.testing.assert_allclose(np.asarray(loss)[clear], 0.0, atol=1e-12)
 
 
+def sums_of(changes, losses):
+    """Mean loss of a batch in a field of fog, without jitter's change between calls."""
+    config = system(occupancy=None, **changes)
+    scene = toy()
+    frame = config.frame(scene.box)
+    state = jax.jit(config.phases(scene)[0].init)(None, jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, next(RayBatches(scene.views["train"], 64, seed=(0, 0))))
+    keys = jax.random.split(jax.random.key(1), 64)
+    fit = replace(config.fits[0], **losses)
+    cameras = scene.views["train"].cameras
+    model = config.model(frame, state, 0)
+    loss, _ = ray_loss(config, fit, cameras, model, batch, keys)
+    pixel = batch["pixel"].astype(jnp.float32) + 0.5
+    rays = pixel_rays(cameras, batch["view"], pixel)
+    return np.asarray(loss), training.render(config, model, rays, keys)[1]
+
+
+def test_the_losses_of_sampling_are_added_with_their_weights():
+    proposals = {
+        "proposals": (
+            HashGridConfig(
+                levels=2, table=8, base=4, finest=16, width=8, geometry=1, density_bias=-3.0
+            ),
+        ),
+        "render": RenderConfig(samples=16, proposal_samples=(8,)),
+    }
+    for changes in ({}, proposals):
+        plain, losses = sums_of(changes, {"distortion": 0.0, "interlevel": 0.0})
+        added, _ = sums_of(changes, {"distortion": 0.5, "interlevel": 3.0})
+        expected = 0.5 * losses["distortion"] + 3.0 * losses.get("interlevel", 0.0)
+        assert float(jnp.max(losses["distortion"])) > 1e-3
+        np.testing.assert_allclose(added - plain, expected, rtol=1e-4, atol=1e-7)
+    assert float(jnp.max(losses["interlevel"])) > 0
+
+
 # --- fits ----------------------------------------------------------------------------------------
 
 
@@ -182,7 +185,7 @@ def fitted():
 
 
 def test_a_toy_scene_is_reconstructed(fitted):
-    (coarse, _), (fine, sums) = fitted
+    (coarse, _), (fine, _) = fitted
     scene, config = toy(), system()
     truth = scene.views["test"].images[0] / 255.0
     truth = truth[..., :3] * truth[..., 3:] + 1 - truth[..., 3:]
@@ -195,7 +198,6 @@ def test_a_toy_scene_is_reconstructed(fitted):
         found.append(psnr(np.asarray(pixels.colour), truth))
     assert found[0] > blank + 3
     assert found[1] > found[0]
-    assert float(sums["lost_voxels"][0]) == 0
 
 
 def test_packing_changes_no_pixel_to_speak_of(fitted):
@@ -269,298 +271,132 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_rows_that_are_too_few_are_named_before_the_fit(tmp_path):
+    """The run stands at the end of the fit before, and goes on once the number is right."""
+    config = system(fits=tuple(replace(fit, steps=4) for fit in system().fits))
+    few = replace(config, fits=(config.fits[0], replace(config.fits[1], rows=100)))
+    run, mesh = RunDirectory.open(tmp_path / "run", config), make_mesh(config.mesh)
+    with pytest.raises(
+        UserError, match=r"fits.1.rows is 100, and \d+ voxels may hold matter: set"
+    ) as refused:
+        fit(run, few.phases(toy()), few.loop, mesh=mesh)
+    needed = int(str(refused.value).split("and ")[1].split()[0])
+    enough = replace(config, fits=(config.fits[0], replace(config.fits[1], rows=needed)))
+    run = RunDirectory.open(tmp_path / "run", config)
+    state = fit(run, enough.phases(toy()), enough.loop, mesh=mesh)
+    assert state["trainable"]["field/density_values"].shape == (needed, 1)
+    steps = [
+        json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == sorted(steps)
+    assert steps[-1] == 8
+
+
+def test_a_fit_goes_on_from_a_given_state(fitted):
+    (coarse, _), _ = fitted
+    first = system().phases(toy())[0]
+    begun = jax.jit(first.init)(coarse, jax.random.key(5))
+    for path, leaf in coarse["trainable"].items():
+        np.testing.assert_array_equal(begun["trainable"][path], leaf)
+    assert int(begun["extra"]["updates"]) == 0
+    with pytest.raises(UserError, match="start from a state of the first fit's form"):
+        first.init(fitted[1][0], jax.random.key(5))
+
+
+def test_voxels_that_were_left_out_can_fill_again(fitted):
+    """Unpacked and made finer, what was empty is all but empty, and has a slope to grow on."""
+    (coarse, _), _ = fitted
+    fits = (*system().fits, Fit("finest", steps=1, rays=64, resolution=(32, 32, 32), rows=33_000))
+    config = system(fits=fits)
+    scene = toy()
+    frame = config.frame(scene.box)
+    fine = jax.jit(config.phases(scene)[1].init)(coarse, jax.random.key(0))
+    whole = unpack(config.model(frame, fine, 1).field, raw_of(1e-2, config.field, frame))
+    empty = np.asarray(config.model(frame, fine, 1).field.row[...]) == -1
+    np.testing.assert_allclose(
+        activate(whole.density_values[...][empty], config.field, frame), 1e-2, rtol=1e-3
+    )
+    finest, lost = grown(config, 2, config.model(frame, fine, 1).field)
+    assert int(lost) == 0
+    values = finest.density_values[...]
+    assert float(values.min()) > -1.0, "no value so low that it never comes back"
+
+
+def test_annealing_counts_the_runs_steps(monkeypatch):
+    """Not each fit's: a second fit with its proposals learnt would begin blind."""
+    seen = []
+
+    def spy(config, fit, cameras, model, batch, keys, **options):
+        seen.append(options["anneal"])
+        return jnp.zeros(4), {"mse": (jnp.ones(()), jnp.ones(()))}
+
+    monkeypatch.setattr(training, "ray_loss", spy)
+    monkeypatch.setattr(training, "make_mesh", lambda _: None)
+    config = hash_system(anneal=40)
+    config = replace(config, fits=tuple(replace(config.fits[0], name=name) for name in "abc"))
+    state = None
+    for phase, begin in zip(config.phases(toy()), (0.0, 0.5, 1.0), strict=True):
+        state = phase.init(state, jax.random.key(0))
+        phase.step(state, next(phase.batches(None)), jax.random.key(0))
+        assert abs(float(np.asarray(seen[-1])) - begin) < 1e-6
+        state["extra"]["updates"] = jnp.int32(phase.steps)
+
+
+def test_the_occupancy_grid_is_kept_while_training(monkeypatch):
+    monkeypatch.setattr(training, "make_mesh", lambda _: None)
+    config = system(occupancy=OccupancyConfig(resolution=16, every=2, parts=2))
+    phases = config.phases(toy())
+    state = jax.jit(phases[0].init)(None, jax.random.key(0))
+    step, batches, unknown = jax.jit(phases[0].step), phases[0].batches(None), []
+    for number in range(5):
+        unknown.append(int(np.sum(state["extra"]["level"] == UNKNOWN)))
+        state, _ = step(state, next(batches), named(jax.random.key(0), number))
+    assert unknown == [4096, 4096, 2048, 2048, 0]
+    again = replace(config, fits=(config.fits[0], replace(config.fits[0], name="again")))
+    carried = again.phases(toy())[1].init(state, jax.random.key(1))
+    np.testing.assert_array_equal(carried["extra"]["level"], state["extra"]["level"])
+    frame = config.frame(toy().box)
+    np.testing.assert_allclose(training.step_length(config, frame) * 48, np.linalg.norm(frame.size))
+
+
+def test_an_image_over_eight_devices_is_that_of_one(fitted, monkeypatch):
+    scene, (_, (fine, _)) = toy(), fitted
+    config, images = system(), []
+    # 30 x 24 pixels at 8 x 50 rays: neither divides the other.
+    cameras = scene.views["test"].cameras.resized(30, 24)
+    for mesh in (None, make_mesh(config.mesh)):
+        monkeypatch.setattr(system_module, "make_mesh", lambda _, mesh=mesh: mesh)
+        one = replace(config, chunk=50)
+        images.append(one.render_image(config.frame(scene.box), fine, cameras, 0))
+    assert len(images[1].colour.sharding.device_set) == 8
+    for a, b in zip(*images, strict=True):
+        assert a.shape[:2] == (24, 30)
+        assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a)
+
+
+def test_reports_are_of_their_own_fit(fitted, tmp_path):
+    """The coarse state reported as coarse; as fine it would not even have the fine one's arrays."""
+    config = system()
+    for index, phase in enumerate(config.phases(toy(), with_reports=True)):
+        run = RunDirectory.open(tmp_path / str(index), config)
+        phase.report(fitted[index][0], 1, run)
+        line = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
+        frame, views = config.frame(toy().box), toy().views["test"]
+        pixels = config.render_image(frame, fitted[index][0], views.cameras, 0, fit=index)
+        expected = psnr(np.asarray(pixels.colour), truth_of(views, 0, "white"))
+        np.testing.assert_allclose(line["test/psnr"], expected, rtol=1e-4)
+
+
 def test_settings_that_contradict_each_other():
     with pytest.raises(UserError, match="which only a voxel grid has"):
         system(field=HashGridConfig())
     with pytest.raises(UserError, match="last_opaque needs every sample"):
         system(render=RenderConfig(samples=48, last_opaque=True))
+    with pytest.raises(UserError, match="only linear goes with an occupancy grid"):
+        system(render=RenderConfig(samples=48, spacing="disparity", near=1.0))
     with pytest.raises(UserError, match="an occupancy grid is for a box"):
         system(contraction="linf")
     with pytest.raises(UserError, match="which sees nothing outside"):
         system(contraction="linf", occupancy=None)
     with pytest.raises(UserError, match="give one each"):
         system(render=RenderConfig(proposal_samples=(8,)))
-
-
-# --- scores --------------------------------------------------------------------------------------
-
-
-def test_psnr_of_known_errors():
-    truth = np.zeros((4, 4, 3))
-    np.testing.assert_allclose(psnr(truth + 0.1, truth), 20.0)
-    mask = np.zeros((4, 4), bool)
-    mask[0] = True
-    half = truth.copy()
-    half[0] = 0.01
-    np.testing.assert_allclose(psnr(half, truth, mask), 40.0)
-    assert psnr(truth, truth) == np.inf
-    assert np.isnan(psnr(truth, truth, np.zeros((4, 4), bool)))
-
-
-def test_ssim_is_its_definition():
-    rng = np.random.default_rng(0)
-    x, y = rng.uniform(size=(2, 16, 14, 3))
-    offset = np.arange(11) - 5
-    window = np.exp(-(offset[:, None] ** 2 + offset[None] ** 2) / (2 * 1.5**2))
-    window /= window.sum()
-    values = []
-    for c in range(3):
-        for i in range(6):
-            for j in range(4):
-                a, b = x[i : i + 11, j : j + 11, c], y[i : i + 11, j : j + 11, c]
-                ma, mb = (window * a).sum(), (window * b).sum()
-                va, vb = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum()
-                cov = (window * (a - ma) * (b - mb)).sum()
-                values.append(
-                    (2 * ma * mb + 1e-4)
-                    * (2 * cov + 9e-4)
-                    / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))
-                )
-    found = ssim(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
-    np.testing.assert_allclose(found, np.mean(values), rtol=1e-4)
-    np.testing.assert_allclose(
-        ssim(jnp.asarray(x, jnp.float32), jnp.asarray(x, jnp.float32)), 1.0, rtol=1e-5
-    )
-
-
-# --- paths ---------------------------------------------------------------------------------------
-
-
-def ring(count=8, height=1.0, radius=3.0, target=(0.2, -0.1, 0.3)):
-    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    target = np.array(target)
-    position = target + np.stack(
-        [radius * np.cos(angle), radius * np.sin(angle), height + 0 * angle], -1
-    )
-    return look_at(position, target, UP)
-
-
-def test_the_focus_is_where_the_axes_meet():
-    np.testing.assert_allclose(focus_of(ring()), [0.2, -0.1, 0.3], atol=1e-9)
-    parallel = look_at(np.array([[0.0, -5, 0], [1.0, -5, 0]]), np.array([0.0, 1e9, 0]), UP)
-    np.testing.assert_allclose(focus_of(parallel), [0.5, -4, 0], atol=1e-6)
-
-
-def test_a_turntable_goes_once_around_at_its_height():
-    path = turntable(ring(), 12)
-    offset = path[:, :, 3] - focus_of(ring())
-    np.testing.assert_allclose(offset[:, 2], 1.0, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(offset, axis=-1), np.hypot(3, 1), atol=1e-6)
-    turned = np.unwrap(np.arctan2(offset[:, 1], offset[:, 0]))
-    np.testing.assert_allclose(np.diff(turned), 2 * np.pi / 12, atol=1e-6)
-    np.testing.assert_allclose(focus_of(path), focus_of(ring()), atol=1e-6)
-    high = turntable(ring(), 4, elevation=90.0, radius=2.0)
-    np.testing.assert_allclose(
-        high[:, :, 3] * np.ones((4, 1)),
-        np.ones((4, 1)) * focus_of(ring()) + np.array([[0, 0, 2.0]]),
-        atol=1e-6,
-    )
-
-
-def test_a_spiral_stays_among_the_cameras_and_looks_at_their_focus():
-    rng = np.random.default_rng(0)
-    position = np.stack([rng.uniform(-1, 1, 20), np.full(20, -5.0), rng.uniform(-0.5, 0.5, 20)], -1)
-    poses = look_at(position, np.zeros(3), UP)
-    path = spiral(poses, 40)
-    assert np.abs(path[:, 0, 3]).max() <= 1.2
-    np.testing.assert_allclose(focus_of(path), 0, atol=1e-3)
-
-
-def test_key_frames_are_passed_through():
-    keys = ring(4)
-    path = through(keys, 31)
-    np.testing.assert_allclose(path[::10], keys, atol=1e-9)
-    closed = through(keys, 40, closed=True)
-    np.testing.assert_allclose(closed[::10], keys, atol=1e-9)
-    step = np.linalg.norm(np.diff(np.concatenate([closed, closed[:1]])[:, :, 3], axis=0), axis=-1)
-    assert step.max() < 1.5 * step.min()
-    with pytest.raises(UserError, match="2 key frames"):
-        through(keys[:1], 10)
-
-
-# --- the command line ----------------------------------------------------------------------------
-
-
-def test_records_survive_json(tmp_path):
-    record = SceneRecord.of(toy())
-    write_record(record, tmp_path / "scene.json")
-    back = read_record(tmp_path / "scene.json")
-    np.testing.assert_array_equal(back.box, record.box)
-    for split, cameras in record.cameras.items():
-        for a, b in zip(
-            jax.tree.leaves(cameras), jax.tree.leaves(back.cameras[split]), strict=True
-        ):
-            np.testing.assert_array_equal(a, b)
-    (tmp_path / "scene.json").write_text("{}")
-    with pytest.raises(UserError, match="damaged"):
-        read_record(tmp_path / "scene.json")
-
-
-def write_blender(folder, scene):
-    for split, views in scene.views.items():
-        frames = []
-        for i, image in enumerate(views.images):
-            (folder / split).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(folder / split / f"r_{i}.png")
-            pose = np.concatenate([np.asarray(views.cameras.pose[i]), [[0, 0, 0, 1]]])
-            frames.append({"file_path": f"./{split}/r_{i}", "transform_matrix": pose.tolist()})
-        angle = 2 * np.arctan(views.cameras.width / 2 / float(views.cameras.focal[0, 0]))
-        text = json.dumps({"camera_angle_x": angle, "frames": frames})
-        (folder / f"transforms_{split}.json").write_text(text)
-
-
-@pytest.fixture(scope="module")
-def commanded(tmp_path_factory):
-    """A toy scene on disk, fitted by the command line."""
-    folder = tmp_path_factory.mktemp("fit")
-    write_blender(folder / "toy", toy())
-    (folder / "tiny.py").write_text(CONFIG)
-    code = cli.main(
-        [
-            "fit",
-            str(folder / "toy"),
-            "--config",
-            str(folder / "tiny.py"),
-            "--run",
-            str(folder / "run"),
-        ]
-    )
-    assert code == 0
-    return folder
-
-
-CONFIG = """
-from jaxedit.fields.voxel_grid import VoxelGridConfig
-from jaxedit.render.render import RenderConfig
-from jaxedit.scene.load import SceneConfig
-from jaxedit.systems.reconstruct import Fit, Reconstruct, training
-from jaxvid.train.loop import LoopConfig
-
-
-def config():
-    return Reconstruct(
-        data=SceneConfig(path="unset"),
-        field=VoxelGridConfig(resolution=(8, 8, 8), gain=20.0),
-        render=RenderConfig(samples=16),
-        fits=(Fit(steps=3, rays=64),),
-        heldout=1,
-        loop=LoopConfig(log_every=1, save_every=2),
-    )
-"""
-
-
-def test_fit_leaves_a_run_that_says_what_it_is(commanded, capsys):
-    run = commanded / "run"
-    assert (run / "samples" / "step_00000003.png").exists()
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert any("test/psnr" in line for line in lines)
-    assert any("psnr" in line for line in lines)
-    saved = load_fitted(run)
-    assert (saved.system.render.near, saved.system.render.far) == (2.0, 6.0), "the scene's"
-    again = [
-        "fit",
-        str(commanded / "toy"),
-        "--config",
-        str(commanded / "tiny.py"),
-        "--run",
-        str(run),
-    ]
-    assert cli.main(again) == 0
-    assert "test: PSNR" in capsys.readouterr().out
-    assert cli.main([*again, "--render.samples", "24"]) == 2
-    assert "choose another --run" in capsys.readouterr().err
-
-
-def test_a_batch_without_an_error_is_no_breakdown(monkeypatch):
-    monkeypatch.setattr(training, "make_mesh", lambda _: None)
-    config = system(field=replace(system().field, shift=-1e3), occupancy=None)
-    phase = config.phases(toy())[0]
-    state = jax.jit(phase.init)(None, jax.random.key(0))
-    batch = {name: values.copy() for name, values in next(phase.batches(None)).items()}
-    batch["colour"][:, 3] = 0
-    _, sums = jax.jit(phase.step)(state, batch, jax.random.key(1))
-    np.testing.assert_allclose(sums["psnr"][0], 100.0)
-
-
-def test_a_run_cut_short_in_its_first_fit_is_scored_as_such(commanded, capsys):
-    text = CONFIG.replace(
-        "fits=(Fit(steps=3, rays=64),)",
-        'fits=(Fit("a", steps=3, rays=64), Fit("b", steps=3, rays=64, resolution=(12, 12, 12)))',
-    )
-    (commanded / "two.py").write_text(text)
-    call = ["fit", str(commanded / "toy"), "--config", str(commanded / "two.py"), "--run"]
-    assert cli.main([*call, str(commanded / "short"), "--loop.max-steps", "2"]) == 0
-    assert "test: PSNR" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("kind", ["colour", "depth", "normal"])
-def test_render_writes_pictures_and_videos(commanded, kind, capsys):
-    out = commanded / f"{kind}.mp4"
-    options = ["--frames", "3", "--kind", kind]
-    assert cli.main(["render", str(commanded / "run"), "--out", str(out), *options]) == 0
-    assert out.stat().st_size > 500
-    folder = commanded / f"{kind}_views"
-    assert (
-        cli.main(
-            [
-                "render",
-                str(commanded / "run"),
-                "--out",
-                str(folder),
-                "--path",
-                "views",
-                "--kind",
-                kind,
-            ]
-        )
-        == 0
-    )
-    assert sorted(path.name for path in folder.iterdir()) == ["r_0.png", "r_1.png"]
-    assert Image.open(folder / "r_0.png").size == (24, 24)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--out", "x.avi"], "--out is x.avi"),
-        (["--out", "x.mp4", "--frames", "0"], "--frames is 0"),
-        (["--out", "x.mp4", "--path", "circle"], "--path circle: no such file"),
-        (["--out", "x.mp4", "--path", "views", "--split", "val"], "--split is val; the scene has"),
-        (["--out", "x.mp4", "--size", "0"], "--size is 0"),
-        (["--out", "x.mp4", "--kind", "z"], "invalid choice: 'z'"),
-    ],
-)
-def test_render_refuses(commanded, options, message, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["render", str(commanded / "run"), *options]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_key_frames_are_read_and_refused(commanded, tmp_path, capsys):
-    keys = [np.concatenate([pose, [[0, 0, 0, 1]]]).tolist() for pose in ring(3)]
-    (tmp_path / "keys.json").write_text(json.dumps({"keys": keys, "closed": True}))
-    call = [
-        "render",
-        str(commanded / "run"),
-        "--path",
-        str(tmp_path / "keys.json"),
-        "--frames",
-        "2",
-        "--out",
-    ]
-    assert cli.main([*call, str(tmp_path / "frames")]) == 0
-    capsys.readouterr()
-    for bad in (
-        "{}",
-        "[1]",
-        '{"keys": [[[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]]}',
-        '{"keys": 3}',
-        '{"keys": [[[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]]}',
-    ):
-        (tmp_path / "keys.json").write_text(bad)
-        assert cli.main([*call, str(tmp_path / "other")]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
-    assert not (tmp_path / "other").exists()

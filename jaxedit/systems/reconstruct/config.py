@@ -23,6 +23,7 @@ class Fit:
     """One phase of a run. Each goes on from the field of the one before.
 
     steps, rays: how many steps, and rays a step.
+    shrink: train on images of 1/shrink of their sides, by area means.
     resolution: of a voxel grid from here on; the grid before is interpolated to it. None keeps it.
     rows: store a voxel grid packed, in at most that many voxels; None stores it whole. Once packed it stays so.
     keep: a cell is packed if its optical thickness or a neighbour's passes this (1 cell long, before training).
@@ -34,6 +35,7 @@ class Fit:
     name: str = "fit"
     steps: int = 2000
     rays: int = 4096
+    shrink: int = 1
     resolution: Shape | None = None
     rows: int | None = None
     keep: float = 0.01
@@ -58,8 +60,10 @@ class FitConfig:
     background: what transparent pixels of the images are put on. "random" draws a colour a ray, so that a field
         cannot pass off background as matter; it is shown over white.
     contraction: of space outside the scene's box (for a scene without one, the unit box).
+    anneal: steps from the run's first over which the proposals' weights sharpen (nerfacto's 1000).
     heldout: images to score at each report; 0 scores all.
-    chunk: rays rendered at once for an image; None chooses by memory.
+    lpips: a folder or file of LPIPS weights (jaxvid.weights.lpips); scores of held-out views then have it.
+    chunk: rays that a device renders at once for an image; None chooses by memory.
     """
 
     data: SceneConfig
@@ -70,7 +74,9 @@ class FitConfig:
     background: Literal["white", "black", "random"] = "white"
     contraction: Literal["none", "l2", "linf"] = "none"
     fits: tuple[Fit, ...] = (Fit(),)
+    anneal: int = 1000
     heldout: int = 4
+    lpips: str | None = None
     chunk: int | None = None
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
@@ -78,6 +84,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         voxels = isinstance(self.field, VoxelGridConfig)
         for fit in self.fits:
+            if fit.shrink < 1:
+                raise UserError(f"fit {fit.name} has shrink {fit.shrink}; it must be 1 or more")
             if not voxels and (fit.resolution is not None or fit.rows is not None):
                 raise UserError(
                     f"fit {fit.name} has resolution {fit.resolution} and rows {fit.rows}, which only a voxel grid has; "
@@ -92,6 +100,11 @@ class FitConfig:
         if self.render.last_opaque and (self.occupancy is not None or packed):
             raise UserError(
                 "render.last_opaque needs every sample asked; set occupancy to None and rows of fits to None"
+            )
+        if self.render.spacing != "linear" and (self.occupancy is not None or packed):
+            raise UserError(
+                f"render.spacing is {self.render.spacing}; only linear goes with an occupancy grid or packed voxels: "
+                "set occupancy and rows of fits to None"
             )
         if self.contraction != "none" and self.occupancy is not None:
             # Its threshold takes one step length for all of space, and would call far matter empty.

@@ -12,13 +12,10 @@ from jaxedit.fields.frequency_mlp import FrequencyMLP
 from jaxedit.fields.hash_grid import HashDensity, HashGrid, HashGridConfig
 from jaxedit.fields.packed_grid import EMPTY, PackedGrid, pack, unpack
 from jaxedit.fields.rows import CORNERS
-from jaxedit.fields.voxel_grid import VoxelGrid, VoxelGridConfig, activate, upsampled
+from jaxedit.fields.voxel_grid import VoxelGrid, VoxelGridConfig, activate, raw_of, upsampled
 from jaxedit.render.occupancy import dilated
 from jaxedit.systems.reconstruct.config import FitConfig
 from jaxvid.core.rng import named
-
-# A raw density that every activation turns into nothing.
-NOTHING = -1e4
 
 
 class Model(nnx.Module):
@@ -51,23 +48,33 @@ def grown(
     config: FitConfig, index: int, before: VoxelGrid | PackedGrid
 ) -> tuple[VoxelGrid | PackedGrid, Int[Array, ""]]:
     """The voxel grid of fit `index` from that of the fit before, and how many voxels did not fit into its rows."""
-    kind, rows = config.field_of(index), config.rows_of(index)
+    kind, rows, fit = config.field_of(index), config.rows_of(index), config.fits[index]
     assert isinstance(kind, VoxelGridConfig)
-    whole = unpack(before, NOTHING) if isinstance(before, PackedGrid) else before
+    whole = before if isinstance(before, VoxelGrid) else unpack(before, _thin(before, fit.keep))
     if whole.config.resolution != kind.resolution:
         whole = upsampled(whole, kind.resolution)
     if rows is None:
         return whole, jnp.zeros((), jnp.int32)
-    return pack(whole, matter(whole, config.fits[index].keep), rows)
+    return pack(whole, matter(whole, fit.keep), rows)
+
+
+def _thin(grid: PackedGrid, thickness: float) -> float:
+    """The raw density of a tenth of that optical thickness over a cell's mean edge: little, but with a slope to grow on."""
+    return raw_of(0.1 * thickness / mean_edge(grid), grid.config, grid.frame)
+
+
+def mean_edge(grid: VoxelGrid | PackedGrid) -> float:
+    """The mean edge of a grid's cells in world units."""
+    edges = [s / n for s, n in zip(grid.frame.size, grid.config.resolution, strict=True)]
+    return sum(edges) / 3
 
 
 def matter(grid: VoxelGrid, thickness: float) -> Bool[Array, "i j k"]:
     """Cells that have, or have a neighbour that has, a corner of that optical thickness over a cell's mean edge."""
     density = activate(grid.density_values[...][..., 0], grid.config, grid.frame)
-    edge = sum(s / n for s, n in zip(grid.frame.size, grid.config.resolution, strict=True)) / 3
     x, y, z = (n - 1 for n in grid.config.resolution)
     corners = [density[i : i + x, j : j + y, k : k + z] for i, j, k in CORNERS]
-    return dilated(jnp.max(jnp.stack(corners), axis=0) * edge > thickness)
+    return dilated(jnp.max(jnp.stack(corners), axis=0) * mean_edge(grid) > thickness)
 
 
 def stored_cells(field: PackedGrid) -> Bool[Array, "x y z"]:

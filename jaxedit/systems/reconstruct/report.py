@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxedit.evaluate import psnr, ssim
+from jaxedit.evaluate import WINDOW, lpips, psnr, ssim
 from jaxedit.scene.scene import Scene, Views, composite
 from jaxvid.core.run import RunDirectory
 from jaxvid.data.writing import write_image
+from jaxvid.models.lpips import LPIPS
 from jaxvid.train.phase import Report
 from jaxvid.train.state import State
 
@@ -20,18 +22,25 @@ SHOWN = 4
 
 
 class Scores(NamedTuple):
-    """Means over views. foreground: PSNR over the pixels whose alpha is above 0; nan for images without alpha."""
+    """Means over views, of what masks let count. foreground: PSNR over the pixels whose alpha is above 0.
+
+    A view without such pixels, or without a window for SSIM, is left out of that mean; nan if all are.
+    lpips: nan without a network.
+    """
 
     psnr: float
     foreground: float
     ssim: float
+    lpips: float
     views: int
 
     def __str__(self) -> str:
         foreground = (
             "" if np.isnan(self.foreground) else f" ({self.foreground:.2f} dB in the foreground)"
         )
-        return f"PSNR {self.psnr:.2f} dB{foreground}, SSIM {self.ssim:.4f}, {self.views} views"
+        perceptual = "" if np.isnan(self.lpips) else f", LPIPS {self.lpips:.4f}"
+        similar = f"SSIM {self.ssim:.4f}{perceptual}"
+        return f"PSNR {self.psnr:.2f} dB{foreground}, {similar}, {self.views} views"
 
 
 def scored_views(scene: Scene) -> tuple[str, Views]:
@@ -53,24 +62,30 @@ def score(
     background: str,
     indices: Sequence[int],
     seen: Callable[[int, np.ndarray, np.ndarray], None] = lambda index, image, truth: None,
+    network: LPIPS | None = None,
 ) -> Scores:
-    """Scores of the views of those indices; `seen` is shown each rendered image and its truth."""
+    """Scores of the views of those indices; `seen` is shown each rendered image and its truth. network: LPIPS's."""
     found = []
     for index in indices:
         image, truth = render(views, index), truth_of(views, index, background)
         mask = None if views.masks is None else views.masks[index]
-        matter = views.images[index][..., 3] > 0 if views.images.shape[-1] == 4 else None
-        foreground = float("nan") if matter is None else psnr(image, truth, matter)
-        small = min(image.shape[:2]) < 11
-        similar = (
-            float("nan")
-            if small
-            else float(ssim(jax.numpy.asarray(image), jax.numpy.asarray(truth)))
-        )
-        found.append((psnr(image, truth, mask), foreground, similar))
+        foreground = similar = perceptual = float("nan")
+        if views.images.shape[-1] == 4:
+            matter = views.images[index][..., 3] > 0
+            foreground = psnr(image, truth, matter if mask is None else matter & mask)
+        if min(image.shape[:2]) >= WINDOW:
+            similar = float(ssim(jnp.asarray(image), jnp.asarray(truth), mask))
+        if network is not None:
+            perceptual = float(lpips(network, jnp.asarray(image), jnp.asarray(truth), mask))
+        found.append((psnr(image, truth, mask), foreground, similar, perceptual))
         seen(index, image, truth)
-    means = np.mean(np.array(found, np.float64), axis=0)
-    return Scores(*(float(mean) for mean in means), views=len(found))
+    return Scores(*(_mean(column) for column in zip(*found, strict=True)), views=len(found))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean over the views that have a value."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def spread_indices(count: int, wanted: int) -> list[int]:
@@ -80,7 +95,9 @@ def spread_indices(count: int, wanted: int) -> list[int]:
     return [int(i) for i in np.linspace(0, count - 1, wanted).round()]
 
 
-def make_report(scene: Scene, render: RenderView, background: str, heldout: int) -> Report:
+def make_report(
+    scene: Scene, render: RenderView, background: str, heldout: int, network: LPIPS | None = None
+) -> Report:
     """Returns the phases' report: "test/psnr" and such in the metrics, `samples/step_N.png` of truth above render."""
     split, views = scored_views(scene)
 
@@ -97,8 +114,11 @@ def make_report(scene: Scene, render: RenderView, background: str, heldout: int)
             background,
             spread_indices(len(views), heldout),
             keep,
+            network,
         )
         values = {"psnr": scores.psnr, "psnr_foreground": scores.foreground, "ssim": scores.ssim}
+        if network is not None:
+            values["lpips"] = scores.lpips
         run.log(step, {f"{split}/{name}": value for name, value in values.items()})
         if jax.process_index() == 0:
             write_image(run.samples / f"step_{step:08d}.png", to_bytes(np.concatenate(columns, 1)))

@@ -1,9 +1,11 @@
 """A fitted scene from its run directory: what renders, exports and edits begin with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxedit.fields.field import Frame
 from jaxedit.scene.record import FILE, SceneRecord, read_record
@@ -11,6 +13,7 @@ from jaxedit.systems.reconstruct.model import Model
 from jaxedit.systems.reconstruct.system import Reconstruct
 from jaxvid.core.checkpoint import Checkpointer
 from jaxvid.core.errors import UserError
+from jaxvid.core.mesh import MeshConfig
 from jaxvid.core.run import RunDirectory
 from jaxvid.train.state import State
 
@@ -52,10 +55,12 @@ def load_fitted(run: str | Path) -> Fitted:
     state: dict[str, Any] = {"trainable": {}, "frozen": {}, "extra": {}}
     for path, leaf in restored.tree.items():
         group, _, name = path.partition("/")
-        state.setdefault(group, {})[name] = jnp.asarray(leaf)
+        state.setdefault(group, {})[name] = jnp.asarray(np.asarray(leaf))  # bound to no device
     names = [fit.name for fit in system.fits]
     if restored.meta["phase"] not in names:
         raise UserError(
             f"{run} has no fit named {restored.meta['phase']}; its config.json was changed"
         )
+    # Whatever the run was fitted on, it is looked at with the devices that are here.
+    system = replace(system, mesh=MeshConfig())
     return Fitted(system, record, state, names.index(restored.meta["phase"]))

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from jaxedit.fields.field import Frame
 from jaxedit.fields.normals import NormalField
 from jaxedit.render.compositing import Pixels
-from jaxedit.render.image import chunked
+from jaxedit.render.image import chunked, ray_parts
 from jaxedit.scene.cameras import Cameras, Rays, image_rays
 from jaxedit.scene.load import load_scene
 from jaxedit.scene.scene import Scene, Views
@@ -28,9 +29,12 @@ from jaxedit.systems.reconstruct.training import (
     phases,
     render,
 )
+from jaxvid.core.mesh import make_mesh, replicated
 from jaxvid.core.paths import unflatten
+from jaxvid.models.lpips import LPIPS
 from jaxvid.train.phase import Phase
 from jaxvid.train.state import Params, State, weights
+from jaxvid.weights.lpips import load_lpips
 
 CHUNK_BYTES = 256 << 20  # of a chunk's samples while an image is rendered
 SAMPLE_BYTES = 4 * 24  # a sample's points, weights and interpolation, as floats
@@ -67,14 +71,19 @@ class Reconstruct(FitConfig):
         found = phases(self, scene)
         if not with_reports:
             return found
-        frame = self.frame(scene.box)
+        frame, network = self.frame(scene.box), self.lpips_network()
+        if network is not None:  # views that are too small are refused now, not at the first report
+            _, height, width, _ = scored_views(scene)[1].images.shape
+            images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+            jax.eval_shape(lambda images: network.features(images), images)
 
         def reported(phase: Phase, index: int) -> Phase:
             def view(state: State, views: Views, number: int) -> np.ndarray:
                 pixels = self.render_image(frame, state, views.cameras, number, fit=index)
                 return np.asarray(pixels.colour)
 
-            return replace(phase, report=make_report(scene, view, self.background, self.heldout))
+            report = make_report(scene, view, self.background, self.heldout, network)
+            return replace(phase, report=report)
 
         return [reported(phase, index) for index, phase in enumerate(found)]
 
@@ -97,7 +106,8 @@ class Reconstruct(FitConfig):
         normals: colours are surface normals, (n + 1) / 2, over grey. One compile for all views of a size.
         """
         number = fit % len(self.fits)
-        draw = _image_program(self, frame, number, self.image_chunk(), normals)
+        mesh = make_mesh(self.mesh)
+        draw = image_program(self, frame, number, self.image_chunk(), normals, mesh)
         return draw(weights(state), state.get("extra", {}).get("level"), cameras.select([view]))
 
     def image_chunk(self) -> int:
@@ -136,15 +146,29 @@ class Reconstruct(FitConfig):
             pixels = self.render_image(frame, state, views.cameras, number, fit=fit)
             return np.asarray(pixels.colour)
 
-        return split, score(view, views, self.background, range(len(views)))
+        every, network = range(len(views)), self.lpips_network()
+        return split, score(view, views, self.background, every, network=network)
+
+    def lpips_network(self) -> LPIPS | None:
+        """The network with the weights that `lpips` names, which are read once; None where it names none."""
+        return None if self.lpips is None else _read_lpips(self.lpips)
+
+
+_read_lpips = lru_cache(maxsize=2)(load_lpips)
 
 
 @lru_cache(maxsize=16)
-def _image_program(
-    config: FitConfig, frame: Frame, fit: int, chunk: int, normals: bool
+def image_program(
+    config: FitConfig,
+    frame: Frame,
+    fit: int,
+    chunk: int,
+    normals: bool = False,
+    mesh: Mesh | None = None,
 ) -> Callable[[Params, Any, Cameras], Pixels]:
-    """The compiled function (params, level, one camera) -> its image."""
+    """The compiled function (params, level, one camera) -> its image, `chunk` rays at a time on each of the mesh's devices."""
     abstract = abstract_model(config, frame, fit)
+    parts = ray_parts(mesh)
 
     def image(params: Params, level: Any, cameras: Cameras) -> Pixels:
         model = unflatten(abstract, params)
@@ -155,8 +179,9 @@ def _image_program(
         def one(whole: tuple[Model, Any], rays: Rays) -> Pixels:
             model, occupied = whole
             behind = jnp.full((rays.origin.shape[0], 3), 0.5) if normals else None
-            return render(config, model, rays, occupied=occupied, background=behind)[0]
+            return render(config, model, rays, occupied=occupied, background=behind, mesh=mesh)[0]
 
-        return chunked(one, chunk)((model, occupied), image_rays(cameras, 0))
+        whole = chunked(one, chunk * parts, multiple=parts)
+        return whole((model, occupied), image_rays(cameras, 0))
 
-    return jax.jit(image)
+    return jax.jit(image) if mesh is None else jax.jit(image, out_shardings=replicated(mesh))

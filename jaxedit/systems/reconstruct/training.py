@@ -1,7 +1,7 @@
 """Training of a reconstruction: the loss of rays, and the phases that a run goes through.
 
 `state["extra"]` holds "level", the occupancy grid's, where the configuration keeps one, and "lost", the voxels that did
-not fit into a packed grid (0 unless `rows` is too small).
+not fit into a packed grid: a fit does not begin unless that is 0.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key
 
@@ -22,7 +23,7 @@ from jaxedit.render.image import over_mesh
 from jaxedit.render.occupancy import full_level, occupied_cells, updated_level
 from jaxedit.render.render import Losses, render_rays
 from jaxedit.scene.cameras import Cameras, Rays, pixel_rays
-from jaxedit.scene.scene import Scene
+from jaxedit.scene.scene import Scene, Views
 from jaxedit.systems.reconstruct.batches import RayBatches
 from jaxedit.systems.reconstruct.config import Fit, FitConfig
 from jaxedit.systems.reconstruct.model import (
@@ -33,13 +34,14 @@ from jaxedit.systems.reconstruct.model import (
     make_model,
     stored_cells,
 )
+from jaxvid.core.errors import UserError
 from jaxvid.core.mesh import make_mesh, process_shard
 from jaxvid.core.paths import flatten, unflatten
 from jaxvid.core.rng import named
 from jaxvid.train.optimizer import make_optimizer
 from jaxvid.train.phase import Phase, Report
 from jaxvid.train.state import Params, State, make_state, weights
-from jaxvid.train.step import Loss, Sums, make_step
+from jaxvid.train.step import Loss, Step, Sums, make_step
 
 HUBER = 0.1  # where Huber's loss turns from square to straight (jaxngp's corner)
 
@@ -155,17 +157,50 @@ def phases(config: FitConfig, scene: Scene, report: Report | None = None) -> lis
 
 def _phase(config: FitConfig, scene: Scene, index: int, report: Report | None) -> Phase:
     fit, frame = config.fits[index], frame_of(config, scene.box)
-    optimizer = make_optimizer(fit.optimizer, fit.steps)
-    cameras = scene.views["train"].cameras
-    mesh = make_mesh(config.mesh)
+    mesh, views = make_mesh(config.mesh), _shrunk(scene.views["train"], fit.shrink)
 
     def init(previous: State | None, key: Key[Array, ""]) -> State:
-        return _begin(config, frame, index, optimizer, previous, key)
+        return begin(config, frame, index, previous, key)
+
+    def batches(data_state: Any) -> RayBatches:
+        part, count = process_shard(mesh)
+        seed = config.loop.seed, index
+        return RayBatches(views, fit.rays, seed=seed, index=part, count=count, state=data_state)
+
+    step = make_ray_step(config, frame, index, views.cameras, mesh)
+    check = partial(_check_rows, config, index)
+    return Phase(fit.name, fit.steps, init, step, batches, report, check)
+
+
+def _shrunk(views: Views, factor: int) -> Views:
+    if factor == 1:
+        return views
+    sides = views.cameras.width, views.cameras.height
+    return views.resized(*(max(1, round(side / factor)) for side in sides))
+
+
+def _check_rows(config: FitConfig, index: int, state: State) -> None:
+    lost = int(state["extra"]["lost"])
+    if lost:
+        fit, rows = config.fits[index], config.rows_of(index) or 0
+        raise UserError(
+            f"fits.{index}.rows is {rows}, and {rows + lost} voxels may hold matter: set it to "
+            f"{rows + lost} or more, or raise fits.{index}.keep ({fit.keep:g}), and start again to go on"
+        )
+
+
+def make_ray_step(
+    config: FitConfig, frame: Frame, index: int, cameras: Cameras, mesh: Mesh | None
+) -> Step:
+    """The step of fit `index` on rays of those cameras."""
+    fit, optimizer = config.fits[index], _optimizer(config, index)
+    taken = sum(before.steps for before in config.fits[:index])
 
     def step(state: State, batch: Mapping[str, Any], key: Key[Array, ""]) -> tuple[State, Sums]:
         abstract = abstract_model(config, frame, index)
         level = state["extra"].get("level")
-        progress = state["extra"]["updates"].astype(jnp.float32) / fit.steps
+        steps = taken + state["extra"]["updates"].astype(jnp.float32)
+        progress = jnp.minimum(steps / max(config.anneal, 1), 1.0)
         occupied = look_at_cells(config, unflatten(abstract, weights(state)), level)
 
         def loss(params: Params, batch: Mapping[str, Any], keys: Any) -> tuple[Array, Sums]:
@@ -184,40 +219,53 @@ def _phase(config: FitConfig, scene: Scene, index: int, report: Report | None) -
         state, sums = make_step(cast(Loss, loss), optimizer, ema_decay=None)(state, batch, key)
         mse, count = sums.pop("mse")
         sums["psnr"] = (-10.0 * jnp.log10(jnp.maximum(mse / count, 1e-10)), jnp.ones(()))
-        sums["lost_voxels"] = (state["extra"]["lost"].astype(jnp.float32), jnp.ones(()))
         if level is not None:
             state["extra"]["level"] = _looked_again(config, abstract, state, level, key)
         return state, sums
 
-    def batches(data_state: Any) -> RayBatches:
-        part, count = process_shard(mesh)
-        views, seed = scene.views["train"], (config.loop.seed, index)
-        return RayBatches(views, fit.rays, seed=seed, index=part, count=count, state=data_state)
-
-    return Phase(fit.name, fit.steps, init, step, batches, report)
+    return step
 
 
-def _begin(
-    config: FitConfig,
-    frame: Frame,
-    index: int,
-    optimizer: Any,
-    previous: State | None,
-    key: Key[Array, ""],
+def begin(
+    config: FitConfig, frame: Frame, index: int, previous: State | None, key: Key[Array, ""]
 ) -> State:
-    """The state before fit `index`: the model before, grown or packed as the fit says, and a fresh optimizer."""
+    """The state before fit `index`: the model before, grown or packed as the fit says, and a fresh optimizer.
+
+    `previous` is a state of the fit before; before the first fit, one of the first fit's own form, or None.
+    """
     model, lost = make_model(config, frame, index, key), jnp.zeros((), jnp.int32)
-    if previous is not None and index:
-        before = unflatten(abstract_model(config, frame, index - 1), weights(previous))
-        model = before
-        if isinstance(before.field, VoxelGrid | PackedGrid):
-            field, lost = grown(config, index, before.field)
-            model = Model(field, list(before.proposals))
+    if previous is not None:
+        form = abstract_model(config, frame, max(index - 1, 0))
+        model = unflatten(form, check_form(weights(previous), flatten(form)))
+        if index and isinstance(model.field, VoxelGrid | PackedGrid):
+            field, lost = grown(config, index, model.field)
+            model = Model(field, list(model.proposals))
     extra: dict[str, Any] = {"lost": lost}
     if config.occupancy is not None and not isinstance(model.field, PackedGrid):
         kept = (previous or {}).get("extra", {}).get("level")
         extra["level"] = full_level(config.occupancy) if kept is None else kept
+    optimizer = _optimizer(config, index)
     return make_state(flatten(model), optimizer, trainable=is_trained, ema=False, extra=extra)
+
+
+def check_form(params: Params, form: Params) -> Params:
+    """`params`, if they have the paths and shapes of `form`; else UserError."""
+    kinds = [{path: leaf.shape for path, leaf in tree.items()} for tree in (params, form)]
+    if kinds[0] != kinds[1]:
+        path = min(
+            path
+            for path in kinds[0].keys() | kinds[1].keys()
+            if kinds[0].get(path) != kinds[1].get(path)
+        )
+        raise UserError(
+            f"the state to start from is of another field: {path} is {kinds[0].get(path, 'absent')} and should be "
+            f"{kinds[1].get(path, 'absent')}; start from a state of the first fit's form"
+        )
+    return params
+
+
+def _optimizer(config: FitConfig, index: int) -> optax.GradientTransformation:
+    return make_optimizer(config.fits[index].optimizer, config.fits[index].steps)
 
 
 def _looked_again(

@@ -133,13 +133,19 @@ def to_pictures(frames: list[Any], kind: str) -> UInt8[np.ndarray, "n h w 3"]:
     """Bytes of rendered frames. Depth is coloured from its nearest to its farthest over all frames, white for nothing."""
     if kind != "depth":
         return np.stack([to_bytes(frame.colour) for frame in frames])
-    depth = np.stack([frame.depth for frame in frames])
-    seen = np.stack([frame.opacity for frame in frames]) > 0.5
-    low, high = (float(depth[seen].min()), float(depth[seen].max())) if seen.any() else (0.0, 1.0)
-    shade = colours(1.0 - (depth - low) / max(high - low, math.ulp(1.0)))
-    return np.stack(
-        [to_bytes(np.where(s[..., None], c, 1.0)) for s, c in zip(seen, shade, strict=True)]
-    )
+    ends = [
+        end(frame.depth[frame.opacity > 0.5])
+        for frame in frames
+        if (frame.opacity > 0.5).any()
+        for end in (np.min, np.max)
+    ]
+    low, high = (float(min(ends)), float(max(ends))) if ends else (0.0, 1.0)
+
+    def shaded(frame: Any) -> np.ndarray:
+        shade = colours(1.0 - (frame.depth - low) / max(high - low, math.ulp(1.0)))
+        return to_bytes(np.where(frame.opacity[..., None] > 0.5, shade, 1.0))
+
+    return np.stack([shaded(frame) for frame in frames])
 
 
 def colours(values: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n 3"]:
