@@ -22,18 +22,9 @@ from jaxedit.scene.paths import focus_of
 from jaxedit.scene.record import FILE
 from jaxedit.systems.reconstruct.report import spread_indices
 from jaxedit.systems.reconstruct.stored import Fitted, load_fitted
-from jaxedit.viewer.session import (
-    BrowserCamera,
-    Live,
-    Look,
-    Picture,
-    Session,
-    first_view,
-    newest_step,
-    progress_text,
-    step_of,
-    to_browser,
-)
+from jaxedit.viewer.following import Live, newest_step, progress_text
+from jaxedit.viewer.pictures import BrowserCamera, Look, Picture, first_view, to_browser
+from jaxedit.viewer.session import Session, step_of
 from jaxvid.core.errors import UserError
 
 INTERVAL = 1.0  # seconds between looks at the run's files

@@ -1,0 +1,65 @@
+"""A fitted toy scene, and viser where it is installed."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxedit import cli
+from jaxedit.scene.toy import capture, toy_scene
+from jaxedit.systems.reconstruct.stored import load_fitted
+
+CONFIG = """
+from jaxedit.fields.voxel_grid import VoxelGridConfig
+from jaxedit.render.occupancy import OccupancyConfig
+from jaxedit.render.render import RenderConfig
+from jaxedit.scene.load import SceneConfig
+from jaxedit.systems.reconstruct import Fit, Reconstruct
+from jaxvid.train.loop import LoopConfig
+from jaxvid.train.optimizer import OptimizerConfig
+
+
+def config():
+    adam = OptimizerConfig(learning_rate=5e-2, b2=0.99, epsilon=1e-15, clip_norm=None)
+    return Reconstruct(
+        data=SceneConfig(path="unset"),
+        field=VoxelGridConfig(resolution=(20, 20, 20), gain=20.0, shift=-1.0, initial_density=(0.0, 0.0)),
+        render=RenderConfig(samples=32),
+        occupancy=OccupancyConfig(resolution=16, every=4),
+        fits=(Fit("coarse", steps=40, rays=512, optimizer=adam), Fit("fine", steps=40, rays=512, optimizer=adam)),
+        heldout=1,
+        loop=LoopConfig(log_every=20, save_every=40),
+    )
+"""
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A toy scene fitted by the command line: 2 fits of 40 steps, a checkpoint after each."""
+    folder = tmp_path_factory.mktemp("view")
+    scene = capture(toy_scene(seed=0, index=3), views=12, size=24, test_views=1)
+    for split, views in scene.views.items():
+        (folder / "toy" / split).mkdir(parents=True)
+        frames = []
+        for i, image in enumerate(views.images):
+            Image.fromarray(image).save(folder / "toy" / split / f"r_{i}.png")
+            pose = np.concatenate([np.asarray(views.cameras.pose[i]), [[0, 0, 0, 1]]])
+            frames.append({"file_path": f"./{split}/r_{i}", "transform_matrix": pose.tolist()})
+        angle = 2 * np.arctan(views.cameras.width / 2 / float(views.cameras.focal[0, 0]))
+        text = json.dumps({"camera_angle_x": angle, "frames": frames})
+        (folder / "toy" / f"transforms_{split}.json").write_text(text)
+    (folder / "tiny.py").write_text(CONFIG)
+    options = ["--config", str(folder / "tiny.py"), "--run", str(folder / "run")]
+    assert cli.main(["fit", str(folder / "toy"), *options]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def fitted(run):
+    return load_fitted(run)
+
+
+@pytest.fixture
+def viser():
+    return pytest.importorskip("viser", reason='needs viser: pip install "jaxvid[view]"')
