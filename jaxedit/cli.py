@@ -11,6 +11,7 @@ from jaxvid.command import (
     cache_compilations,
     make_parser,
     run_command,
+    run_plan,
     run_training,
 )
 from jaxvid.core.errors import UserError
@@ -100,20 +101,11 @@ def view(arguments: argparse.Namespace, _: Sequence[str]) -> int:
 
 def plan(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """`jaxedit plan`."""
-    from jaxvid.data.writing import check_place, write_bytes
-    from jaxvid.plan import plan_in_subprocess
-
-    if arguments.json is not None:
-        check_place(arguments.json)
     program = f"jaxedit.systems.reconstruct.programs:{arguments.program}"
     words = [f"--size={arguments.size}", *rest]
     if arguments.fit is not None:
         words = [f"--fit={arguments.fit}", *words]
-    result = plan_in_subprocess(program, arguments.config, arguments.topology, words)
-    print(result.table())
-    if arguments.json is not None:
-        write_bytes(arguments.json, result.to_json().encode())
-    return 0 if result.fits else 1
+    return run_plan(program, arguments.config, arguments.topology, words, arguments.json)
 
 
 COMMANDS = {"fit": fit, "render": render, "export": export, "view": view, "plan": plan}

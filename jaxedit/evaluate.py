@@ -73,7 +73,7 @@ def lpips(
 ) -> Float[Array, ""]:
     """Learned perceptual similarity (Zhang et al. 2018), 0 for equal images.
 
-    mask: pixels that do not count are taken from the truth, so that they differ in nothing; the mean is over all places.
+    mask: pixels that do not count are taken from the truth, so that they differ in nothing; the mean is over all.
     """
     if mask is not None:
         image = jnp.where(mask[..., None], image, truth)

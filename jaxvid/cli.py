@@ -14,6 +14,7 @@ from jaxvid.command import (
     cache_compilations,
     make_parser,
     run_command,
+    run_plan,
     run_training,
 )
 from jaxvid.core.errors import UserError
@@ -144,17 +145,8 @@ def ablate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def plan(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """`jaxvid plan`."""
-    from jaxvid.data.writing import check_place, write_bytes
-    from jaxvid.plan import plan_in_subprocess
-
-    if arguments.json is not None:
-        check_place(arguments.json)
     program = f"jaxvid.systems.vdm.programs:{arguments.program}_program"
-    result = plan_in_subprocess(program, arguments.config, arguments.topology, rest)
-    print(result.table())
-    if arguments.json is not None:
-        write_bytes(arguments.json, result.to_json().encode())
-    return 0 if result.fits else 1
+    return run_plan(program, arguments.config, arguments.topology, rest, arguments.json)
 
 
 def data(arguments: argparse.Namespace, _: Sequence[str]) -> int:

@@ -98,6 +98,25 @@ def run_training(program: str, train: Callable[[], Any]) -> int:
     return 0
 
 
+def run_plan(
+    program: str, config: str, topology: str, words: Sequence[str], json: Path | None
+) -> int:
+    """Compiles "module:function" for a topology and prints the plan; returns 0 if it fits there, else 1.
+
+    words: handed to the function. json: a file for the plan, checked before anything is compiled.
+    """
+    from jaxvid.data.writing import check_place, write_bytes
+    from jaxvid.plan import plan_in_subprocess
+
+    if json is not None:
+        check_place(json)
+    result = plan_in_subprocess(program, config, topology, words)
+    print(result.table())
+    if json is not None:
+        write_bytes(json, result.to_json().encode())
+    return 0 if result.fits else 1
+
+
 def cache_compilations() -> None:
     """Keeps compiled programs between processes, unless the user has chosen a place for them."""
     import jax

@@ -20,7 +20,7 @@ TABLE["weights"] = {"nn", "models"}
 TABLE["pipelines"] = {"nn", "models", "weights", "diffusion"}
 TABLE["systems"] = set(TABLE)
 TABLE["evaluate"] = set(TABLE)
-TABLE["command"] = {"train"}
+TABLE["command"] = {"data", "train", "plan"}
 TABLE["options"] = {"command"}
 TABLE["cli"] = set(TABLE)
 

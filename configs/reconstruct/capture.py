@@ -7,9 +7,12 @@ two small density fields say where to look. The scheme is nerfacto's (Tancik et 
 largest coordinate, piecewise spacing, distortion 0.002, the last sample as the background.
 
 Not as nerfacto: 64, 48 and 32 samples instead of 256, 96 and 48; tables of 2^15 and 2^12 rows instead of 2^19 and 2^17; no
-appearance embedding and no pose refinement; proposals at every step; cosine decay.
+appearance embedding and no pose refinement; proposals at every step; a warm-up and cosine decay. (Without the warm-up the
+colour network was seen to die: every unit at 0, all matter grey.)
 
-EXPECTED
+Expected, measured in one run each, about 8 minutes on two cores beside other work: *mic* of NeRF-synthetic (100 training views on
+white, which a box would serve better) PSNR of 25 test views 31.2 dB, 22.6 dB in the foreground, SSIM 0.980. Eleven photographs
+of a statue are too few: 35.1 dB on themselves and 16.6 dB on the two held out, with matter right before the cameras.
 """
 
 from jaxedit.fields.hash_grid import HashGridConfig
@@ -45,10 +48,15 @@ def config() -> Reconstruct:
             Fit(
                 "fit",
                 steps=3000,
-                rays=1024,
+                rays=512,
                 distortion=0.002,
                 optimizer=OptimizerConfig(
-                    learning_rate=1e-2, b2=0.99, epsilon=1e-15, clip_norm=None, decay="cosine"
+                    learning_rate=1e-2,
+                    b2=0.99,
+                    epsilon=1e-15,
+                    clip_norm=None,
+                    warmup_steps=200,
+                    decay="cosine",
                 ),
             ),
         ),

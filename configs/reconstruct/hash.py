@@ -30,7 +30,12 @@ def config() -> Reconstruct:
                 steps=3000,
                 rays=2048,
                 optimizer=OptimizerConfig(
-                    learning_rate=1e-2, b2=0.99, epsilon=1e-15, clip_norm=None, decay="cosine"
+                    learning_rate=1e-2,
+                    b2=0.99,
+                    epsilon=1e-15,
+                    clip_norm=None,
+                    warmup_steps=100,
+                    decay="cosine",
                 ),
             ),
         ),

@@ -42,6 +42,7 @@ def config() -> Reconstruct:
                     epsilon=1e-15,
                     weight_decay=1e-6,
                     clip_norm=None,
+                    warmup_steps=100,
                     decay="cosine",
                 ),
             ),

@@ -116,10 +116,14 @@ def make_report(
             keep,
             network,
         )
-        values = {"psnr": scores.psnr, "psnr_foreground": scores.foreground, "ssim": scores.ssim}
-        if network is not None:
-            values["lpips"] = scores.lpips
-        run.log(step, {f"{split}/{name}": value for name, value in values.items()})
+        values = {
+            "psnr": scores.psnr,
+            "psnr_foreground": scores.foreground,
+            "ssim": scores.ssim,
+            "lpips": scores.lpips,
+        }
+        known = {name: value for name, value in values.items() if not np.isnan(value)}
+        run.log(step, {f"{split}/{name}": value for name, value in known.items()})
         if jax.process_index() == 0:
             write_image(run.samples / f"step_{step:08d}.png", to_bytes(np.concatenate(columns, 1)))
 

@@ -1,0 +1,1 @@
+"""Public checkpoints into our modules."""

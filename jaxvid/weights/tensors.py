@@ -1,0 +1,89 @@
+"""Tensors of safetensors files by name, for importers: each name is taken exactly once, with its shape, finite.
+
+An importer takes every tensor that its module needs and then calls `end`, which refuses names that nobody took. All
+complaints are one line that names the file and the tensor.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from safetensors import SafetensorError, safe_open
+
+from jaxvid.core.errors import UserError
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
+
+
+def files_of(source: str | Path | Sequence[str | Path], kind: str) -> list[Path]:
+    """The safetensors files of a folder, or the files given. `kind` says in complaints what they are to hold."""
+    found: list[Path] = []
+    for path in [Path(source)] if isinstance(source, str | Path) else map(Path, source):
+        if not path.exists():
+            raise UserError(
+                f"weights of {kind}: {path} does not exist; give a folder or files of safetensors"
+            )
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = [file for file in inside if file.suffix == ".safetensors"]
+        pickles = [file for file in inside if file.suffix in PICKLES]
+        if not files and pickles:
+            raise UserError(
+                f"weights of {kind}: {pickles[0]} is a pickle, which could run code and is not read; "
+                "convert it with safetensors.torch.save_file(torch.load(...), ...)"
+            )
+        if not files:
+            raise UserError(
+                f"weights of {kind}: {path} holds no .safetensors file; give one that does"
+            )
+        found += files
+    return found
+
+
+class Tensors:
+    """The tensors of `files`, as float32, without those whose names begin with one of `ignored`."""
+
+    def __init__(self, files: Sequence[Path], kind: str, ignored: tuple[str, ...] = ()):
+        self.kind = kind
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._left: dict[str, Path] = {}
+        self._files: dict[Path, safe_open] = {}
+        for file in files:
+            try:
+                self._files[file] = stored = safe_open(file, framework="np")
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{file} cannot be read: {error}; fetch it again") from None
+            for name in stored.keys():  # noqa: SIM118
+                if name.startswith(ignored):
+                    continue
+                if name in self._left:
+                    raise UserError(f"{name} is in {self._left[name]} and in {file}; give one")
+                self._left[name] = file
+                self.shapes[name] = tuple(stored.get_slice(name).get_shape())
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+        """The tensor of that name, which nobody has taken before."""
+        if name not in self._left:
+            files = ", ".join(str(file) for file in self._files)
+            raise UserError(f"{files}: no tensor {name}, which {self.kind} needs; add its file")
+        file = self._left.pop(name)
+        if self.shapes[name] != shape:
+            raise UserError(
+                f"{file}: {name} has shape {self.shapes[name]}, {self.kind} wants {shape}; "
+                "give that network's weights"
+            )
+        stored = self._files[file]
+        number = stored.get_slice(name).get_dtype()
+        if number not in FLOATS:
+            raise UserError(f"{file}: {name} is of type {number}; give floating point numbers")
+        with np.errstate(over="ignore"):  # becomes inf, and is refused
+            tensor = stored.get_tensor(name).astype(np.float32)
+        if not np.isfinite(tensor).all():
+            raise UserError(f"{file}: {name} holds numbers that are not finite; fetch it again")
+        return tensor
+
+    def end(self) -> None:
+        """Refuses names that were not taken."""
+        for name, file in self._left.items():
+            raise UserError(f"{file}: {name} is not of {self.kind}; give a file without it")
