@@ -31,11 +31,7 @@ other programs on the machine disturb least.
 import argparse
 import json
 import math
-import os
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +40,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from pairs import Peer, clock_cells, commit, lacking, markdown, pairs, use_cores
+from programs import compiled
 
-from jaxvid.core.flops import count_flops
 from jaxvid.models.unet import UNet, UNetConfig
 
-PAIRS = 7
 TOLERANCE = 0.05
 STEPS = ("forward", "train")
 SHAPES = {"pixel": (2, 16, 32, 32, 3), "latent": (4, 8, 16, 16, 4)}  # b t h w c
@@ -113,92 +109,26 @@ def our_network(config: UNetConfig, shape: tuple[int, ...]) -> Ours:
         return optax.apply_updates(network, updates), moments, value
 
     moments = optimizer.init(network)
-    compile_s = {}
-
-    def compiled(name, function, *args, **options):
-        started = time.perf_counter()
-        program = jax.jit(function, **options).lower(*args).compile()
-        compile_s[name] = time.perf_counter() - started
-        return program
-
-    forward_program = compiled("forward", UNet.__call__, network, z, logsnr)
-    train_args = network, moments, z, target, logsnr
-    train_program = compiled("train", train, *train_args, donate_argnums=(0, 1))
-    gflops = {
-        "forward": count_flops(UNet.__call__, network, z, logsnr).total / 1e9,
-        "train": count_flops(train, *train_args).total / 1e9,
+    programs = {
+        "forward": compiled(UNet.__call__, network, z, logsnr),
+        "train": compiled(train, network, moments, z, target, logsnr, donate=(0, 1)),
     }
     state = [network, moments]
 
     def run_forward():
-        jax.block_until_ready(forward_program(state[0], z, logsnr))
+        jax.block_until_ready(programs["forward"].call(state[0], z, logsnr))
 
     def run_train():
-        *state[:], value = train_program(*state, z, target, logsnr)
+        *state[:], value = programs["train"].call(*state, z, target, logsnr)
         jax.block_until_ready(value)
 
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(network))
-    return Ours(count, gflops, compile_s, {"forward": run_forward, "train": run_train})
-
-
-class Peer:
-    """The peer's process; `ask` sends one JSON value and waits for the answer."""
-
-    def __init__(self, python: str):
-        worker = str(Path(__file__).with_name("peers_torch.py"))
-        # Threads that wait must sleep: spinning would count as CPU time where other programs hold the cores.
-        environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-        self.process = subprocess.Popen(
-            [python, worker],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def ask(self, value: Any) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(json.dumps(value), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the peer's process ended with {self.process.wait()}")
-        return json.loads(line)
-
-    def __enter__(self) -> "Peer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def timed(function: Callable[[], None]) -> dict[str, float]:
-    """Seconds on the clock, and of all threads of this process."""
-    started = time.perf_counter(), time.process_time()
-    function()
-    return {"wall": time.perf_counter() - started[0], "cpu": time.process_time() - started[1]}
-
-
-def pairs(ours: Ours, peer: Peer, step: str) -> dict[str, Any]:
-    """`PAIRS` times ours, then theirs, after one of each to warm up."""
-    timed(ours.steps[step])
-    peer.ask(step)
-    mine, theirs = [], []
-    for _ in range(PAIRS):
-        mine.append(timed(ours.steps[step]))
-        theirs.append(peer.ask(step))
-    row: dict[str, Any] = {"step": step, "ours": mine, "theirs": theirs}
-    for clock in ("wall", "cpu"):
-        ratios = [b[clock] / a[clock] for a, b in zip(mine, theirs, strict=True)]
-        row[clock] = {
-            "ours_s": statistics.median(a[clock] for a in mine),
-            "theirs_s": statistics.median(b[clock] for b in theirs),
-            "ratio": statistics.median(ratios),
-            "range": [min(ratios), max(ratios)],
-        }
-    return row
+    return Ours(
+        parameters=count,
+        gflops={name: program.flops.total / 1e9 for name, program in programs.items()},
+        compile_s={name: program.compile_s for name, program in programs.items()},
+        steps={"forward": run_forward, "train": run_train},
+    )
 
 
 def compare(
@@ -210,7 +140,7 @@ def compare(
     channels = {"channels": shape[-1]}
     if name == "diffusers":
         channels = {"in_channels": shape[-1], "out_channels": shape[-1], "sample_size": shape[2]}
-    with Peer(python) as peer:
+    with Peer(python, "peers_torch.py") as peer:
         request = {"peer": name, "source": source, "threads": threads, "shape": shape}
         theirs = peer.ask(request | {"arguments": arguments | channels})
         ours = our_network(our_config(size, shape[-1]), shape)
@@ -219,7 +149,7 @@ def compare(
             "shape_name": shape_name,
             "shape": shape,
             "threads": threads,
-            "versions": f"jax {jax.__version__}, {theirs['versions']}{_commit(source)}",
+            "versions": f"jax {jax.__version__}, {theirs['versions']}{commit(source)}",
             "parameters": [ours.parameters, theirs["parameters"]],
         }
         difference = ours.parameters / theirs["parameters"] - 1
@@ -231,33 +161,19 @@ def compare(
                 "gflops": [ours.gflops[step], theirs["gflops"][step]],
                 "first_s": [ours.compile_s[step], theirs["first_s"][step]],
             }
-            rows.append(common | costs | pairs(ours, peer, step))
+            rows.append(common | costs | pairs(ours.steps[step], peer, step))
             print(f"{name} {shape_name} {step}: {rows[-1]['wall']}", file=sys.stderr)
     return rows
 
 
-def _commit(source: str) -> str:
-    """The checkout's commit, for the record; nothing where the peer is a package."""
-    if not source:
-        return ""
-    command = ["git", "-C", source, "rev-parse", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f", commit {found.stdout.strip() or 'unknown'}"
-
-
 def absent(name: str, python: str | None, source: str | None) -> str | None:
     """Why a peer cannot run, or None."""
-    if python is None or not Path(python).exists():
-        return "no --peer-python"
     modules = {"video-diffusion-pytorch": "einops_exts", "diffusers": "diffusers"}
-    probe = subprocess.run(
-        [python, "-c", f"import torch, {modules[name]}"], capture_output=True, check=False
-    )
-    if probe.returncode:
-        return f"{python} cannot import torch and {modules[name]}"
-    if name == "video-diffusion-pytorch" and (source is None or not Path(source).is_dir()):
-        return "no checkout at --video-diffusion-pytorch"
-    return None
+    reason = lacking(python, "torch", modules[name])
+    if reason is not None or name != "video-diffusion-pytorch":
+        return reason
+    found = source is not None and Path(source).is_dir()
+    return None if found else "no checkout at --video-diffusion-pytorch"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -276,23 +192,19 @@ def table(rows: list[dict[str, Any]]) -> str:
         "GFLOP per CPU second",
         "compile / first call s",
     ]
-    lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
+    lines = []
     for row in rows:
         cells = [row["peer"], "x".join(map(str, row["shape"])), row["step"]]
         cells.append(str(row["threads"]))
         cells.append(" / ".join(f"{n / 1e6:.2f}" for n in row["parameters"]))
         cells.append(" / ".join(f"{g:.1f}" for g in row["gflops"]))
-        for clock in ("wall", "cpu"):
-            figures = row[clock]
-            cells.append(f"{1e3 * figures['ours_s']:.0f} / {1e3 * figures['theirs_s']:.0f}")
-            low, high = figures["range"]
-            cells.append(f"{figures['ratio']:.2f} ({low:.2f}-{high:.2f})")
+        cells += clock_cells(row)
         seconds = row["cpu"]["ours_s"], row["cpu"]["theirs_s"]
         rates = [g / s for g, s in zip(row["gflops"], seconds, strict=True)]
         cells.append(" / ".join(f"{rate:.1f}" for rate in rates))
         cells.append(" / ".join(f"{s:.1f}" for s in row["first_s"]))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(header, lines)
 
 
 def main() -> None:
@@ -303,8 +215,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of each side; 2 unless told")
     parser.add_argument("--json", type=Path, help="where the raw figures go")
     args = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):  # our threads are as many as the cores that we may use
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    use_cores(args.threads)
     sources = {"video-diffusion-pytorch": args.video_diffusion_pytorch, "diffusers": ""}
     rows = []
     for name, source in sources.items():

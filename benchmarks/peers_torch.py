@@ -1,19 +1,16 @@
 """The other side of `peers.py`: one peer's network in its own process and environment, asked over pipes.
 
-Needs PyTorch, not jaxvid. Standard input and output carry one JSON value a line. The first line in is
-`{"peer", "source", "threads", "shape", "arguments"}`, with `shape` as `b t h w c`; the answer describes the network. Each
-line after it is `"forward"` or `"train"`; the answer is `{"wall": seconds, "cpu": seconds}` of one such step. A closed input
-ends the process.
+Needs PyTorch, not jaxvid. The protocol is that of `pairs.py`: the request is `{"peer", "source", "threads", "shape",
+"arguments"}`, with `shape` as `b t h w c`; the answer describes the network; the steps are `forward` and `train`.
 """
 
-import json
 import sys
-import time
 from importlib.util import find_spec
 from typing import Any
 from unittest.mock import MagicMock
 
 import torch
+from pairs import serve, timed
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -75,15 +72,6 @@ def gflops(function) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def timed(function) -> dict[str, float]:
-    started = time.perf_counter(), time.process_time()
-    function()
-    return {
-        "wall": time.perf_counter() - started[0],
-        "cpu": time.process_time() - started[1],
-    }
-
-
 def describe(network, functions, gradients) -> dict[str, Any]:
     """Parameters, first calls (what a compile time stands against), and operations."""
     return {
@@ -94,25 +82,18 @@ def describe(network, functions, gradients) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not enter the answers
-
-    def answer(value: Any) -> None:
-        print(json.dumps(value), file=out, flush=True)
-
-    request = json.loads(sys.stdin.readline())
+def build(request: dict[str, Any]):
+    """The steps and the description that the request asks for."""
     torch.manual_seed(0)
     torch.set_num_threads(request["threads"])
-    build = {"video-diffusion-pytorch": video_diffusion_pytorch, "diffusers": diffusers}
-    network, call = build[request["peer"]](request["source"], request["arguments"])
+    make = {"video-diffusion-pytorch": video_diffusion_pytorch, "diffusers": diffusers}
+    network, call = make[request["peer"]](request["source"], request["arguments"])
     functions, gradients = steps(network, call, request["shape"])
     description = describe(network, functions, gradients)
     if request["peer"] == "diffusers":
         description["versions"] += f", diffusers {sys.modules['diffusers'].__version__}"
-    answer(description)
-    for line in sys.stdin:
-        answer(timed(functions[json.loads(line)]))
+    return functions, description
 
 
 if __name__ == "__main__":
-    main()
+    serve(build)

@@ -73,8 +73,9 @@ def thickness_of(
     """
     thickness = thickness_of_lengths(density, jnp.diff(edges, axis=-1))
     if last_opaque:
-        thickness = thickness.at[..., -1].set(jnp.where(density[..., -1] > 0, jnp.inf, 0.0))
-    return jnp.minimum(thickness, OPAQUE)
+        last = jnp.arange(density.shape[-1]) == density.shape[-1] - 1
+        thickness = jnp.where(last & (density > 0), OPAQUE, thickness)
+    return thickness
 
 
 def thickness_of_lengths(
