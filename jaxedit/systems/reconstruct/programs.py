@@ -107,7 +107,7 @@ def image(name: str, words: Sequence[str], devices: Sequence[Any]) -> Program:
     """One view."""
     of = setting(name, words, devices)
     state = abstract_state(of)
-    draw = image_program(of.system, of.frame, of.fit, of.system.image_chunk(), mesh=of.mesh)
+    draw = image_program(of.system, of.frame, of.fit, of.system.image_chunk(of.fit), mesh=of.mesh)
 
     def view(params: Params, level: Any, camera: dict[str, Array]) -> Pixels:
         return draw(params, level, replace(of.cameras, **camera))
@@ -118,7 +118,9 @@ def image(name: str, words: Sequence[str], devices: Sequence[Any]) -> Program:
 def gradient(name: str, words: Sequence[str], devices: Sequence[Any]) -> Program:
     """The gradient of a view's mean square error in all that is trained."""
     of = setting(name, words, devices)
-    draw = image_program(of.system, of.frame, of.fit, of.system.image_chunk(), mesh=of.mesh)
+    draw = image_program(
+        of.system, of.frame, of.fit, of.system.image_chunk(of.fit, "training"), mesh=of.mesh
+    )
     return gradient_through(draw, of)
 
 

@@ -20,6 +20,7 @@ from jaxedit.scene.cameras import Cameras, Rays, image_rays
 from jaxedit.scene.load import load_scene
 from jaxedit.scene.scene import Scene, Views
 from jaxedit.systems.reconstruct.config import FitConfig
+from jaxedit.systems.reconstruct.memory import Use, chunk_of, training_bytes
 from jaxedit.systems.reconstruct.model import Model
 from jaxedit.systems.reconstruct.report import Scores, make_report, score, scored_views
 from jaxedit.systems.reconstruct.training import (
@@ -35,9 +36,6 @@ from jaxvid.models.lpips import LPIPS
 from jaxvid.train.phase import Phase
 from jaxvid.train.state import Params, State, weights
 from jaxvid.weights.lpips import load_lpips
-
-CHUNK_BYTES = 256 << 20  # of a chunk's samples while an image is rendered
-SAMPLE_BYTES = 4 * 24  # a sample's points, weights and interpolation, as floats
 
 
 @dataclass(frozen=True)
@@ -107,25 +105,20 @@ class Reconstruct(FitConfig):
         """
         number = fit % len(self.fits)
         mesh = make_mesh(self.mesh)
-        draw = image_program(self, frame, number, self.image_chunk(), normals, mesh)
+        chunk = self.image_chunk(number, "normals" if normals else "image")
+        draw = image_program(self, frame, number, chunk, normals, mesh)
         return draw(weights(state), state.get("extra", {}).get("level"), cameras.select([view]))
 
-    def image_chunk(self) -> int:
-        """Rays rendered at once for an image: `chunk`, or as many as `CHUNK_BYTES` of samples are."""
+    def image_chunk(self, fit: int = -1, use: Use = "image") -> int:
+        """Rays rendered at once for an image of a fit (the last): `chunk`, or as many as `CHUNK_BYTES` of samples are."""
         if self.chunk is not None:
             return self.chunk
-        return max(256, CHUNK_BYTES // (self.render.samples * SAMPLE_BYTES))
+        return chunk_of(self, fit % len(self.fits), use)
 
     def estimate(self, scene: Scene) -> str:
         """A line on the memory that the fits will need, for people, before anything starts."""
         frame = self.frame(scene.box)
-        largest = 0
-        for index, fit in enumerate(self.fits):
-            leaves = jax.tree.leaves(abstract_model(self, frame, index))
-            values = sum(leaf.size for leaf in leaves)
-            samples = fit.rays * self.render.samples
-            # Values, their gradient and two moments; samples once forward and once back.
-            largest = max(largest, 16 * values + 2 * SAMPLE_BYTES * samples)
+        largest = max(training_bytes(self, frame, index) for index in range(len(self.fits)))
         pixels = sum(views.images.nbytes for views in scene.views.values())
         return (
             f"memory   about {largest / 2**30:.1f} GiB while fitting, {pixels / 2**30:.2f} GiB of images on the host; "
