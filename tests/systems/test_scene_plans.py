@@ -167,7 +167,9 @@ def test_rays_that_do_not_spread_and_other_systems_are_refused(preset, tmp_path)
 
 def test_the_command_compiles_in_a_process_of_its_own(preset, tmp_path, capsys):
     out = tmp_path / "plan.json"
-    words = f"plan {preset(VOXELS)} --topology cpu:2 --program image --size 4 --chunk 8 --json {out}"
+    words = (
+        f"plan {preset(VOXELS)} --topology cpu:2 --program image --size 4 --chunk 8 --json {out}"
+    )
     assert cli.main(words.split()) == 0
     found = Plan.from_json(out.read_text())
     assert (found.devices, found.mesh["data"]) == (2, 2)
