@@ -184,10 +184,10 @@ def cell(row: dict[str, Any]) -> str:
 
 def slope(rows: Sequence[dict[str, Any]]) -> str:
     """Bytes that a further pixel takes, between the last two sizes."""
-    peaks = [row.get("peak") for row in rows[-2:]]
-    if None in peaks:
+    low, high = (row.get("peak") for row in rows[-2:])
+    if low is None or high is None:
         return "-"
-    return f"{(peaks[1] - peaks[0]) / (SIZES[-1] ** 2 - SIZES[-2] ** 2):,.0f}"
+    return f"{(high - low) / (SIZES[-1] ** 2 - SIZES[-2] ** 2):,.0f}"
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def train(name: str, words: Sequence[str], devices: Sequence[Any]) -> Program:
     shardings = None if of.mesh is None else (tree_sharding(of.mesh, state), None)
     step = make_ray_step(of.system, of.frame, of.fit, of.cameras, of.mesh)
     args = (state, abstract_batch(rays, of.mesh), key)
-    return Program(step, args, (0,), shardings, weights(state), loop_turns=1)
+    return Program(step, args, (0,), shardings, state["trainable"], loop_turns=1)
 
 
 def image(name: str, words: Sequence[str], devices: Sequence[Any]) -> Program:
@@ -112,7 +112,8 @@ def image(name: str, words: Sequence[str], devices: Sequence[Any]) -> Program:
     def view(params: Params, level: Any, camera: dict[str, Array]) -> Pixels:
         return draw(params, level, replace(of.cameras, **camera))
 
-    return Program(view, (weights(state), *view_of(of, state)), loop_turns=1)
+    args = (weights(state), *view_of(of, state))
+    return Program(view, args, parameters=state["trainable"], loop_turns=1)
 
 
 def gradient(name: str, words: Sequence[str], devices: Sequence[Any]) -> Program:
@@ -139,7 +140,7 @@ def gradient_through(draw: Callable[[Params, Any, Cameras], Pixels], of: Setting
 
     target = jax.ShapeDtypeStruct((of.cameras.height, of.cameras.width, 3), jnp.float32)
     args = (state["trainable"], state["frozen"], *view_of(of, state), target)
-    return Program(pulled_back, args, parameters=weights(state), loop_turns=1)
+    return Program(pulled_back, args, loop_turns=1)
 
 
 def view_of(of: Setting, state: State) -> tuple[Any, dict[str, Any]]:
