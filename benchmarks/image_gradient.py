@@ -106,7 +106,13 @@ def resident(sizes: Sequence[int]) -> dict[str, Any]:
     for size in sizes:
         for way in WAYS:
             command = [sys.executable, __file__, "run", "--sizes", str(size), "--way", way]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            done = subprocess.run(
+                command,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=False,
+                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            )
             # A process that is killed for want of memory says nothing.
             row = json.loads(done.stdout) if done.returncode == 0 else {"ended": done.returncode}
             found.setdefault(str(size), {})[way] = row
