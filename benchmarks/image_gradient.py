@@ -2,8 +2,7 @@
 
 In two phases (`jaxedit.render.image.chunked`) a chunk of rays at a time is rendered, and rendered again when its part of
 the gradient is taken; plain differentiation renders all rays at once and keeps every sample for the way back. Both are
-compiled, not run, for one device: `docs/scene_memory.md` holds the tables. Peak memory has the field, its gradient, the
-true image, rays and pixels in it.
+compiled, not run, for one device. Peak memory has the field, its gradient, the true image, rays and pixels in it.
 
     python benchmarks/image_gradient.py cpu:1 --json cpu.json
     python benchmarks/image_gradient.py h200:1 --json h200.json           needs pip install "jaxvid[plan]"; v5e:1x1 likewise
@@ -198,6 +197,7 @@ def slope(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    """Compiles or runs, and prints."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -23,7 +23,7 @@ def config() -> Reconstruct:
     voxels: Reconstruct = load_config("reconstruct/voxels")
     return replace(
         voxels,
-        # Over white, fog that shines white costs nothing: the colour network of one seed in three was seen to die of it.
+        # Over white the colour network of one seed in three was seen to die; over random colours none of six.
         background="random",
         field=HashGridConfig(levels=8, table=15, finest=256, width=32),
         fits=(

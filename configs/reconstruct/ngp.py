@@ -2,11 +2,11 @@
 
     jaxedit fit SCENE --config reconstruct/ngp --run runs/scene        (images of 800 pixels; a GPU)
 
-Table 1's grid (16 levels of 2 features, 16 to 2048, 2^19 rows a level) and section 5.4's networks; Huber's loss, random
+Table 1's grid (16 levels of 2 features, 16 to 2048, 2^19 rows a level) and its networks for NeRF; Huber's loss, random
 backgrounds, Adam(0.9, 0.99, 1e-15) at 1e-2.
 
 Not as published: steps of the box's diagonal / 1024 without cascades; a fixed number of rays instead of one that follows
-the number of samples; spherical harmonics to degree 3; cosine decay instead of steps; no average of weights. 20,000 steps
+the number of samples; a warm-up and cosine decay instead of steps; no average of weights. 20,000 steps
 as in nerfacc's example.
 
 Expected: not measured at this size (the paper reports 36.2 dB on *mic*). `jaxedit plan reconstruct/ngp --topology h200:1`

@@ -48,6 +48,18 @@ class Program:
     parameters: Any = None
     loop_turns: int | None = None
 
+    def plan(self, topology: str | Topology) -> Plan:
+        """`plan` of this program."""
+        return plan(
+            self.fn,
+            self.args,
+            topology=topology,
+            donate=self.donate,
+            out_shardings=self.out_shardings,
+            parameters=self.parameters,
+            loop_turns=self.loop_turns,
+        )
+
 
 def plan(
     fn: Callable[..., Any],

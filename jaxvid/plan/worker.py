@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from jaxvid.core.errors import UserError
-from jaxvid.plan.compile import Program, plan
+from jaxvid.plan.compile import Program
 from jaxvid.plan.report import Plan
 from jaxvid.plan.topology import parse_topology, prepare, topology_devices
 
@@ -50,16 +50,7 @@ def plan_program(program: str, config: str, overrides: Sequence[str], topology: 
     target = parse_topology(topology)
     prepare(target)
     factory = load_program(program)
-    built = factory(config, overrides, topology_devices(target))
-    return plan(
-        built.fn,
-        built.args,
-        topology=target,
-        donate=built.donate,
-        out_shardings=built.out_shardings,
-        parameters=built.parameters,
-        loop_turns=built.loop_turns,
-    )
+    return factory(config, overrides, topology_devices(target)).plan(target)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -59,16 +59,15 @@ def preset(tmp_path):
 
 def planned(program, name, *words, topology="cpu:1"):
     """As the compiling process does, in this one."""
-    built = program(name, words, topology_devices(topology))
-    return plan(
-        built.fn,
-        built.args,
-        topology=topology,
-        donate=built.donate,
-        out_shardings=built.out_shardings,
-        parameters=built.parameters,
-        loop_turns=built.loop_turns,
-    )
+    return program(name, words, topology_devices(topology)).plan(topology)
+
+
+@pytest.mark.parametrize("name", ["reconstruct/capture", "reconstruct/relu_field"])
+def test_presets_that_leave_near_and_far_to_the_scene_have_plans(name):
+    built = programs.image(name, ["--size=8"], topology_devices("cpu:1"))
+    assert jax.eval_shape(built.fn, *built.args).colour.shape == (8, 8, 3)
+    nearer = programs.setting(name, ["--render.near", "0.5"], topology_devices("cpu:1"))
+    assert (nearer.system.render.near, nearer.system.render.far) == (0.5, 6.0)
 
 
 def test_flops_of_a_view_and_of_its_gradient(preset):

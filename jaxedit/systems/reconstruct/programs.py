@@ -4,9 +4,9 @@
     image      one view of `--size` x `--size` pixels (800 by default), as `Reconstruct.render_image` draws it
     gradient   the gradient of that view's mean square error, in two phases (`jaxedit.render.image.chunked`)
 
-No scene is read. For one stand the box that the configuration gives (else [-1, 1]^3), 100 pinhole cameras of that size,
-and RGBA pixels; where the cameras stand changes nothing that a compiler sees. The mesh spreads the rays of a batch, and
-those of each chunk of a view.
+No scene is read. For one stand the box that the configuration gives (else [-1, 1]^3), its near and far (else 2 and 6),
+100 pinhole cameras of that size, and RGBA pixels; where the cameras stand changes nothing that a compiler sees. The mesh
+spreads the rays of a batch, and those of each chunk of a view.
 
 A renderer that looks only near matter asks the blocks of samples beyond `render.slots` in a loop of as many turns as the
 scene needs: FLOPs count one turn. Memory is the same for any number.
@@ -41,6 +41,7 @@ from jaxvid.train.state import Params, State, abstract, weights
 
 VIEWS = 100
 SIZE = 800
+NEAR, FAR = 2.0, 6.0
 FOCAL = 1.4  # widths of the image: about NeRF-synthetic's
 
 
@@ -68,6 +69,10 @@ def setting(name: str, words: Sequence[str], devices: Sequence[Any]) -> Setting:
     system = parse_overrides(system, rest, prog=parser.prog)
     if options.size < 1:
         raise UserError(f"--size is {options.size}; give a number of pixels, at least 1")
+    render = system.render
+    near = NEAR if render.near is None else render.near
+    far = FAR if render.far is None else render.far
+    system = replace(system, render=replace(render, near=near, far=far))
     box = None if system.data.box is None else np.array(system.data.box, np.float64)
     pose = np.tile(np.eye(3, 4), (VIEWS, 1, 1))
     return Setting(

@@ -236,7 +236,12 @@ def begin(
     model, lost = make_model(config, frame, index, key), jnp.zeros((), jnp.int32)
     if previous is not None:
         form = abstract_model(config, frame, max(index - 1, 0))
-        model = unflatten(form, check_form(weights(previous), flatten(form)))
+        try:
+            model = unflatten(form, weights(previous))
+        except ValueError as error:
+            raise UserError(
+                f"the state to start from is of another field ({error}); start from a state of the first fit's form"
+            ) from None
         if index and isinstance(model.field, VoxelGrid | PackedGrid):
             field, lost = grown(config, index, model.field)
             model = Model(field, list(model.proposals))
@@ -246,22 +251,6 @@ def begin(
         extra["level"] = full_level(config.occupancy) if kept is None else kept
     optimizer = _optimizer(config, index)
     return make_state(flatten(model), optimizer, trainable=is_trained, ema=False, extra=extra)
-
-
-def check_form(params: Params, form: Params) -> Params:
-    """`params`, if they have the paths and shapes of `form`; else UserError."""
-    kinds = [{path: leaf.shape for path, leaf in tree.items()} for tree in (params, form)]
-    if kinds[0] != kinds[1]:
-        path = min(
-            path
-            for path in kinds[0].keys() | kinds[1].keys()
-            if kinds[0].get(path) != kinds[1].get(path)
-        )
-        raise UserError(
-            f"the state to start from is of another field: {path} is {kinds[0].get(path, 'absent')} and should be "
-            f"{kinds[1].get(path, 'absent')}; start from a state of the first fit's form"
-        )
-    return params
 
 
 def _optimizer(config: FitConfig, index: int) -> optax.GradientTransformation:
