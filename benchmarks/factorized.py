@@ -1,8 +1,9 @@
 """How factorized space-time layers are best written for XLA: measured, not believed.
 
 The same sums over `b t h w c` can be written in several ways (`factorized_variants.py`). All variants of a group agree to
-1e-4 in loss and gradients, checked before anything is timed; each is timed forward and backward on this CPU, in alternation
-with the others, and compiled ahead of time in bfloat16 for a TPU v5e and an H200. `docs/factorized.md` holds the tables.
+1e-4 in loss and gradients, checked before anything is timed; each is timed forward and backward on this CPU (in float32) or
+GPU (bfloat16, agreeing to 3%), in alternation with the others, and compiled ahead of time in bfloat16 for a TPU v5e and an
+H200. `docs/factorized.md` holds the tables.
 Decisions:
 
     1x3x3 convolution    frames folded into the batch, 2-D convolution; at stride 1 its two gradients written out as
@@ -15,6 +16,7 @@ Decisions:
     repeated blocks      `lax.scan`, with the gradients above also on a CPU
 
     python benchmarks/factorized.py cpu --out cpu.json       about a minute on 2 idle cores
+    python benchmarks/factorized.py gpu --out gpu.json       on the first GPU of this machine
     python benchmarks/factorized.py v5e:1x1 --out v5e.json   needs pip install "jaxvid[plan]"; h200:1 likewise
     python benchmarks/factorized.py frames --out frames.json eight simulated devices, frames split over two
     python benchmarks/factorized.py table cpu.json v5e.json h200.json frames.json > table.md
@@ -78,11 +80,15 @@ def compiled(variant: Variant, *args, options=None) -> tuple[Any, dict[str, Any]
     }
 
 
-def measure_cpu(group: str) -> dict[str, dict[str, Any]]:
-    """Compiles all variants, checks that they agree, and times them in alternation."""
-    params, x = inputs(group, SHAPES["cpu"], jnp.float32)
+def measure_here(
+    group: str, shape: tuple[int, ...], dtype: Any, tolerance: float, calls: int
+) -> dict[str, dict[str, Any]]:
+    """Compiles all variants, checks that they agree, and times them in alternation, `calls` one after the other."""
     rng = np.random.default_rng(0)
-    args = [jnp.asarray(rng.normal(size=a.shape, scale=0.05), jnp.float32) for a in (params, x)]
+    args = [
+        jnp.asarray(rng.normal(size=a.shape, scale=0.05), dtype)
+        for a in inputs(group, shape, dtype)
+    ]
     programs, rows = {}, {}
     for name, variant in GROUPS[group][1].items():
         programs[name], rows[name] = compiled(variant, *args)
@@ -90,16 +96,17 @@ def measure_cpu(group: str) -> dict[str, dict[str, Any]]:
     first = next(iter(results.values()))
     for name, leaves in results.items():
         for ours, theirs in zip(leaves, first, strict=True):
+            ours, theirs = ours.astype(jnp.float32), theirs.astype(jnp.float32)
             error = jnp.linalg.norm(ours - theirs) / jnp.linalg.norm(theirs)
-            assert error < 1e-4, (group, name, error)
+            assert error < tolerance, (group, name, error)
     wall: dict[str, list[float]] = {name: [] for name in programs}
     work: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(ROUNDS):
         for name, program in programs.items():
             started = time.perf_counter(), time.process_time()
-            jax.block_until_ready(program(*args))
-            wall[name].append(time.perf_counter() - started[0])
-            work[name].append(time.process_time() - started[1])
+            jax.block_until_ready([program(*args) for _ in range(calls)])
+            wall[name].append((time.perf_counter() - started[0]) / calls)
+            work[name].append((time.process_time() - started[1]) / calls)
     for name in programs:
         ratios = [a / b for a, b in zip(wall[name], next(iter(wall.values())), strict=True)]
         rows[name] |= {
@@ -141,9 +148,11 @@ def measure_frames(group: str, devices: list[Any]) -> dict[str, dict[str, Any]]:
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Markdown: one table a group, columns from every target."""
     lines = []
-    absent = [target for target in results if target not in ("cpu", "frames")]
+    absent = [target for target in results if target not in ("cpu", "gpu", "frames")]
     for group, (_, variants) in GROUPS.items():
         head = ["variant", "GFLOPs", "wall ms", "ratio (range)", "CPU ms", "temp MiB", "compile s"]
+        if "gpu" in results:
+            head += ["GPU ms", "ratio (range)"]
         for target in absent:
             head += [f"{target} peak MiB", "accessed MiB", "compile s"]
         head.append("collectives, frames split")
@@ -154,6 +163,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             row = [name, f"{cpu['gflops']:.2f}", f"{cpu['ms']:.1f}"]
             row += [f"{cpu['ratio']:.2f} ({low:.2f}-{high:.2f})", f"{cpu['cpu_ms']:.1f}"]
             row += [f"{cpu['temp_mib']:.0f}", f"{cpu['compile_s']:.1f}"]
+            if "gpu" in results:
+                seen = results["gpu"][group][name]
+                low, high = seen["ratio_range"]
+                row += [f"{seen['ms']:.2f}", f"{seen['ratio']:.2f} ({low:.2f}-{high:.2f})"]
             for target in absent:
                 told = results[target].get(group, {}).get(name)
                 keys = ("peak_mib", "accessed_mib", "compile_s")
@@ -170,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("target", help="cpu, frames, a topology of one device, or table")
+    parser.add_argument("target", help="cpu, gpu, frames, a topology of one device, or table")
     parser.add_argument("files", nargs="*", type=Path, help="for table: the results")
     parser.add_argument("--group", choices=list(GROUPS), help="only this group")
     parser.add_argument("--out", type=Path)
@@ -183,11 +196,15 @@ def main() -> None:
         print(table(results))
         return
     topology = {"cpu": "cpu:1", "frames": "cpu:8"}.get(arguments.target, arguments.target)
-    prepare(parse_topology(topology))
-    devices, rows = topology_devices(topology), {}
+    devices, rows = [], {}
+    if arguments.target != "gpu":
+        prepare(parse_topology(topology))
+        devices = topology_devices(topology)
     for group in [arguments.group] if arguments.group else GROUPS:
         if arguments.target == "cpu":
-            rows[group] = measure_cpu(group)
+            rows[group] = measure_here(group, SHAPES["cpu"], jnp.float32, 1e-4, calls=1)
+        elif arguments.target == "gpu":
+            rows[group] = measure_here(group, SHAPES["device"], jnp.bfloat16, 3e-2, calls=20)
         elif arguments.target == "frames":
             rows[group] = measure_frames(group, devices)
         else:

@@ -363,6 +363,15 @@ def test_a_stage_may_have_data_of_its_own():
     assert (next(first.batches(None))["video"] != next(other.batches(None))["video"]).any()
 
 
+def test_worker_processes_read_the_same_batches():
+    alone, worker = (system(workers=count).phases()[0].batches(None) for count in (0, 1))
+    try:
+        for _ in range(2):
+            np.testing.assert_equal(next(worker), next(alone))
+    finally:
+        worker.close()
+
+
 def test_parameters_are_counted():
     assert parameter_count(system(text=True).networks()) == sum(
         leaf.size for leaf in parameters(system(text=True)).values()
@@ -392,6 +401,7 @@ def test_parameters_are_counted():
             {"text": TEXT, "tokenizer": replace(TOKENIZER, length=5)},
             "5 tokens but text.positions is 4",
         ),
+        ({"workers": -1}, "workers is -1; it must be 0 or more"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(changes, words):

@@ -142,6 +142,7 @@ def open_batches(config: VDMConfig, stage: Stage, state: Any) -> BatchIterator:
         seed=stage.data_seed(config.loop.seed),
         images=stage.images,
         threads=config.threads,
+        workers=config.workers,
     )
     source = stage_data(config, stage).source("train")
     return batches(source, config.tokenizer, settings, index, count, state)
