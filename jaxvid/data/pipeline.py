@@ -16,6 +16,7 @@ counted, and when their share passes a limit the run stops.
 """
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from jaxvid.data.tokens import Tokenizer
 Batch = dict[str, np.ndarray]
 State = dict[str, Any]
 
+_PART = 16  # rows that a worker sends at a time, at most: sent one by one, small clips cost more to receive than to read
 _ORDER, _VIEW, _IMAGES, _REPLACE = range(4)  # streams of randomness; the first is Grain's shuffle
 _GOOD_AFTER = 100  # examples tried for one position before the data count as unusable
 
@@ -166,24 +168,41 @@ class RowReader:
         raise UserError(f"none of {len(tried)} examples could be read; the first: {first}")
 
 
+class Part(NamedTuple):
+    """Consecutive rows of a batch: arrays with the batch axis."""
+
+    arrays: Batch
+    rows: int
+    skipped: tuple[str, ...]
+    cut_captions: int
+
+
 @dataclass(frozen=True)
-class LocalRows:
-    """Number q of a row of this process to its `Row`."""
+class LocalParts:
+    """Number q of a part of this process's rows, `together` rows each, to its `Part`."""
 
     reader: RowReader
     start: int
     rows: int
     process_index: int
+    together: int
 
-    def __call__(self, row: int) -> Row | UserError:
-        """Reads row q; a fault of the data is returned, not raised, so that it crosses processes as it is."""
+    def __call__(self, part: int) -> Part | UserError:
+        """Reads part q; a fault of the data is returned, not raised, so that it crosses processes as it is."""
+        first = part * self.together
+        try:
+            rows = [self._read(row) for row in range(first, first + self.together)]
+        except UserError as error:
+            return error
+        arrays = {name: np.stack([row.arrays[name] for row in rows]) for name in rows[0].arrays}
+        skipped = tuple(itertools.chain.from_iterable(row.skipped for row in rows))
+        return Part(arrays, len(rows), skipped, sum(row.cut_captions for row in rows))
+
+    def _read(self, row: int) -> Row:
         batch, offset = divmod(row, self.rows)
         position = self.start + batch * self.reader.config.batch
         position += self.process_index * self.rows + offset
-        try:
-            return self.reader(position, int(self._order[position]))
-        except UserError as error:
-            return error
+        return self.reader(position, int(self._order[position]))
 
     @property
     def _order(self) -> Any:
@@ -219,48 +238,54 @@ class BatchIterator:
         self._rows = config.batch // process_count
         self._position = 0
         self._named: dict[str, None] = {}
-        self._rows_iterator: Any = None
+        self._parts: Any = None
 
     def __iter__(self) -> "BatchIterator":
         return self
 
     def __next__(self) -> Batch:
         try:
-            if self._rows_iterator is None:
-                self._rows_iterator = self._open(self._position)
-            rows = next(self._rows_iterator)
-            for row in rows:
-                if isinstance(row, UserError):
-                    raise row
-                self._count(row)
+            if self._parts is None:
+                self._parts = self._open(self._position)
+            parts = next(self._parts)
+            for part in parts:
+                if isinstance(part, UserError):
+                    raise part
+                self._count(part)
         except BaseException:
             self.close()  # what was read ahead is void: another call starts from this batch again
             raise
         self._position += self.config.batch
-        return {name: np.stack([row.arrays[name] for row in rows]) for name in rows[0].arrays}
+        names = parts[0].arrays
+        return {name: np.concatenate([part.arrays[name] for part in parts]) for name in names}
 
     def _open(self, start: int) -> Any:
         config, total = self.config, sys.maxsize
+        # Threads share memory, so that they need not read several rows in turn.
+        together = _divisor(self._rows, _PART) if config.workers else 1
+        parts = self._rows // together
         if config.epochs is not None:
-            total = (config.epochs * len(self.source) - start) // config.batch * self._rows
-        rows = LocalRows(self._reader, start, self._rows, self._process)
+            total = (config.epochs * len(self.source) - start) // config.batch * parts
+        read = LocalParts(self._reader, start, self._rows, self._process, together)
         reading = grain.ReadOptions(
-            num_threads=config.threads, prefetch_buffer_size=config.prefetch * self._rows
+            num_threads=config.threads, prefetch_buffer_size=config.prefetch * parts
         )
-        data = grain.MapDataset.range(max(total, 0)).map(rows).to_iter_dataset(reading)
+        data = grain.MapDataset.range(max(total, 0)).map(read).to_iter_dataset(reading)
         if config.workers:
             _parse_flags()
-            buffer = -(-config.prefetch * self._rows // config.workers)
+            buffer = -(-config.prefetch * parts // config.workers)
             data = data.mp_prefetch(
                 grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=buffer)
             )
-        # Rows are joined after the workers, so that the order does not depend on their number.
-        return iter(data.batch(self._rows, drop_remainder=True, batch_fn=list))
+        # Parts are joined after the workers, so that the order does not depend on their number.
+        return iter(data.batch(parts, drop_remainder=True, batch_fn=list))
 
-    def _count(self, row: Row) -> None:
+    def _count(self, part: Part) -> None:
         delivered, skipped, cut = self.counts
-        self.counts = Counts(delivered + 1, skipped + len(row.skipped), cut + row.cut_captions)
-        for message in row.skipped:
+        self.counts = Counts(
+            delivered + part.rows, skipped + len(part.skipped), cut + part.cut_captions
+        )
+        for message in part.skipped:
             if message not in self._named:
                 self._named[message] = None
                 logging.warning("skipped %s", message)
@@ -296,9 +321,9 @@ class BatchIterator:
 
     def close(self) -> None:
         """Ends threads and worker processes; the iterator may be used again and then goes on where it was."""
-        if self._rows_iterator is not None:
-            self._rows_iterator.close()
-            self._rows_iterator = None
+        if self._parts is not None:
+            self._parts.close()
+            self._parts = None
 
     def __enter__(self) -> "BatchIterator":
         return self
@@ -348,6 +373,11 @@ def batches(
     if start_state is not None:
         iterator.set_state(start_state)
     return iterator
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is not above `most`."""
+    return next(part for part in range(min(number, most), 0, -1) if number % part == 0)
 
 
 def _parse_flags() -> None:
