@@ -28,10 +28,11 @@ clips     All 16 frames, half of the clips at one noise level for all frames, wh
           shifted by 2 log(1/4) in log-SNR (simple diffusion, Hoogeboom et al. 2023, does so for resolutions). Make-A-Video's
           temporal convolutions stand beside the temporal attention, with which alone objects stood still after 4,984 steps.
 
-Cost and result: this preset was not run in one go. The shipped checkpoint came about in nine pieces, 201 minutes on two cores, which its
-README lists: singles and images were without temporal convolutions and with moving temporal attention, and the windows went on from
-9,043 steps of clips. One object has the right colour in 99.9%, the right shape in 84%, the right motion in 11% of 672 clips. At
-the rates seen there the whole preset would take about 2.5 hours; what it reaches is not known.
+Cost and result: this preset was not run in one go. The shipped checkpoint came about in ten pieces, 201 minutes on two cores and
+four on a GPU (`vdm/shapes_gpu`), which its README lists: singles and images were without temporal convolutions and with moving temporal
+attention, and the windows went on from 9,043 steps of clips. After the minutes on the CPU one object had the right colour in 99.9%, the right
+shape in 84%, the right motion in 11% of 672 clips; after those on the GPU in 99.9%, 91%, 75%. At the rates seen there the whole preset
+would take about 2.5 hours on two cores; what it reaches is not known.
 """
 
 from dataclasses import replace
