@@ -9,8 +9,10 @@ Not as published: steps of the box's diagonal / 1024 without cascades; a fixed n
 the number of samples; a warm-up and cosine decay instead of steps; no average of weights. 20,000 steps
 as in nerfacc's example.
 
-Expected: not measured at this size (the paper reports 36.2 dB on *mic*). `jaxedit plan reconstruct/ngp --topology h200:1`
-says what it needs.
+Expected, measured once on *mic* at 800x800 (100 training views, 25 test views) on one H200 beside other compilations, with `--fits.0.steps
+15000`: 33.97 dB, 24.68 dB in the foreground, SSIM 0.987, after 2.3 minutes in all: 18 seconds to the first step, 80 for the steps (5.2 ms
+each), 18 to score. Below the paper's 36.2 dB; training pixels came to 36.1 dB over random colours. 20,000 steps were not run.
+`jaxedit plan reconstruct/ngp --topology h200:1`: 2.5 GiB, compiled in 50 s.
 """
 
 from jaxedit.fields.hash_grid import HashGridConfig

@@ -6,8 +6,8 @@ For a captured object in a known box, or an upright capture around one. Not of o
 interpolation and coarse-to-fine steps (as Vox-E), stored sparse (as Plenoxels), mean squared error, Adam.
 
 Expected, measured on *mic* of NeRF-synthetic at 128x128 (100 training views, three seeds, median and range): PSNR of 25 test views
-33.77 [33.75, 33.77] dB, 25.18 dB in the foreground, SSIM 0.989, after 249 [237, 261] seconds in all, compiling and scoring included,
-on two cores of an AMD EPYC beside low-priority processes. 29.4 dB of four views were reached within a minute.
+33.77 [33.75, 33.77] dB, 25.18 dB in the foreground, SSIM 0.989, after 221 [217, 223] seconds in all, compiling and scoring included,
+on two cores of an AMD EPYC. 29 dB of four views are reached within a minute.
 """
 
 from jaxedit.fields.voxel_grid import VoxelGridConfig

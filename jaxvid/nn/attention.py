@@ -37,6 +37,31 @@ class RelativePositions(nnx.Module):
         return self.keys[...][index], self.values[...][index]
 
 
+def attend(
+    q: Float[Array, "b i n d"],
+    k: Float[Array, "b j n d"],
+    v: Float[Array, "b j n d"],
+    *,
+    mask: Bool[Array, "#b #i j"] | None = None,
+    relative: tuple[Float[Array, "i j d"], Float[Array, "i j d"]] | None = None,
+) -> Float[Array, "b i n d"]:
+    """Softmax attention of each head, scores scaled by d^-1/2; see `MultiHeadAttention` for the arguments."""
+    scores = jnp.einsum("bind,bjnd->bnij", q, k, preferred_element_type=jnp.float32)
+    if relative is not None:
+        key_offsets = relative[0].astype(q.dtype)
+        scores = scores + jnp.einsum(
+            "bind,ijd->bnij", q, key_offsets, preferred_element_type=jnp.float32
+        )
+    scores = scores * (q.shape[-1] ** -0.5)
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    y = jnp.einsum("bnij,bjnd->bind", weights, v)
+    if relative is not None:
+        y = y + jnp.einsum("bnij,ijd->bind", weights, relative[1].astype(q.dtype))
+    return y
+
+
 class MultiHeadAttention(nnx.Module):
     """Projections and softmax attention; `context` defaults to `x` (self-attention).
 
@@ -83,19 +108,7 @@ class MultiHeadAttention(nnx.Module):
         q = rearrange(self.query(x), heads, d=self.head_dim)
         k = rearrange(self.key(context), heads, d=self.head_dim)
         v = rearrange(self.value(context), heads, d=self.head_dim)
-        scores = jnp.einsum("bind,bjnd->bnij", q, k, preferred_element_type=jnp.float32)
-        if relative is not None:
-            key_offsets = relative[0].astype(x.dtype)
-            scores = scores + jnp.einsum(
-                "bind,ijd->bnij", q, key_offsets, preferred_element_type=jnp.float32
-            )
-        scores = scores * (self.head_dim**-0.5)
-        if mask is not None:
-            scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        y = jnp.einsum("bnij,bjnd->bind", weights, v)
-        if relative is not None:
-            y = y + jnp.einsum("bnij,ijd->bind", weights, relative[1].astype(x.dtype))
+        y = attend(q, k, v, mask=mask, relative=relative)
         return self.out(rearrange(y, "b i n d -> b i (n d)"))
 
 

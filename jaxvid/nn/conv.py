@@ -90,7 +90,8 @@ class SpatialConv(nnx.Module):
     """A `1 x size x size` convolution (VDM, section 3): every frame on its own, output `ceil(side / stride)` wide.
 
     `padding` is what lies beyond a frame's border: zeros, or with "wrap" the pixels of the opposite border, for
-    pictures that are tori. Then there is no border, and a shift of the input shifts the output.
+    pictures that are tori. Then there is no border, and a shift of the input shifts the output. `edges` is how many pixels
+    are added before and after each side; None adds as many as that output width needs, the odd one after.
     """
 
     def __init__(
@@ -103,9 +104,11 @@ class SpatialConv(nnx.Module):
         stride: int = 1,
         init: Initializer = fan_in,
         padding: Padding = "zero",
+        edges: tuple[int, int] | None = None,
     ):
         self.stride = stride
         self.padding: Padding = padding
+        self.edges = edges
         self.kernel = nnx.Param(init(named(key, "kernel"), (size, size, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
 
@@ -119,10 +122,10 @@ class SpatialConv(nnx.Module):
         """The convolution without its bias, frames folded into the batch."""
         frames = rearrange(x, "b t h w c -> (b t) h w c")
         vertical, horizontal = (
-            _around(side, kernel.shape[0], self.stride) for side in x.shape[2:4]
+            self.edges or _around(side, kernel.shape[0], self.stride) for side in x.shape[2:4]
         )
         pads = vertical, horizontal
-        if self.stride == 1:
+        if self.stride == 1 and self.edges is None:
             y: Array = convolve_dense(frames, kernel, pads, self.padding)
         else:
             frames, pads = _pad(frames, pads, self.padding)

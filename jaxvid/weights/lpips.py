@@ -24,7 +24,7 @@ def load_lpips(source: str | Path | Sequence[str | Path], network: Network | Non
     network: None takes the one whose first kernel is stored. Raises UserError naming the file and the tensor.
     """
     kind = f"LPIPS on {network}" if network else "LPIPS"
-    tensors = Tensors(files_of(source, kind), kind, ignored=("classifier.",))
+    tensors = Tensors(files_of(source, kind), kind, rename=_without_classifier)
     chosen = network or _network_of(tensors.shapes)
     values: dict[str, np.ndarray] = {}
     inputs, place, heads = 3, 0, 0
@@ -41,6 +41,10 @@ def load_lpips(source: str | Path | Sequence[str | Path], network: Network | Non
     tensors.end()
     abstract = jax.eval_shape(lambda key: LPIPS(chosen, key), jax.random.key(0))
     return unflatten(abstract, {path: jnp.asarray(value) for path, value in values.items()})
+
+
+def _without_classifier(name: str) -> str | None:
+    return None if name.startswith("classifier.") else name
 
 
 def _network_of(shapes: Mapping[str, tuple[int, ...]]) -> Network:

@@ -4,7 +4,7 @@ An importer takes every tensor that its module needs and then calls `end`, which
 complaints are one line that names the file and the tensor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,49 +41,82 @@ def files_of(source: str | Path | Sequence[str | Path], kind: str) -> list[Path]
     return found
 
 
-class Tensors:
-    """The tensors of `files`, as float32, without those whose names begin with one of `ignored`."""
+Rename = Callable[[str], str | None]
 
-    def __init__(self, files: Sequence[Path], kind: str, ignored: tuple[str, ...] = ()):
+
+class Tensors:
+    """The tensors of `files`, as float32. `rename` gives the name to claim a tensor by; None where it is not to be read."""
+
+    def __init__(self, files: Sequence[Path], kind: str, rename: Rename | None = None):
         self.kind = kind
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._left: dict[str, Path] = {}
+        self._left: dict[str, tuple[Path, str]] = {}
         self._files: dict[Path, safe_open] = {}
         for file in files:
             try:
                 self._files[file] = stored = safe_open(file, framework="np")
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{file} cannot be read: {error}; fetch it again") from None
-            for name in stored.keys():  # noqa: SIM118
-                if name.startswith(ignored):
+            for own in stored.keys():  # noqa: SIM118
+                name = own if rename is None else rename(own)
+                if name is None:
                     continue
                 if name in self._left:
-                    raise UserError(f"{name} is in {self._left[name]} and in {file}; give one")
-                self._left[name] = file
-                self.shapes[name] = tuple(stored.get_slice(name).get_shape())
+                    raise UserError(f"{name} is in {self._left[name][0]} and in {file}; give one")
+                self._left[name] = file, own
+                self.shapes[name] = tuple(stored.get_slice(own).get_shape())
 
-    def take(self, name: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-        """The tensor of that name, which nobody has taken before."""
+    def join(self, others: "Tensors") -> None:
+        """Takes over the others' tensors. Raises UserError for a name that both have."""
+        for name, (file, own) in others._left.items():
+            if name in self._left:
+                raise UserError(f"{name} is in {self._left[name][0]} and in {file}; give one")
+            self._left[name] = file, own
+        self.shapes |= others.shapes
+        self._files |= others._files
+
+    def claim(self, name: str, shape: tuple[int, ...]) -> "Reader":
+        """The tensor of that name, which nobody has claimed before, to be read later."""
         if name not in self._left:
             files = ", ".join(str(file) for file in self._files)
             raise UserError(f"{files}: no tensor {name}, which {self.kind} needs; add its file")
-        file = self._left.pop(name)
+        file, own = self._left.pop(name)
         if self.shapes[name] != shape:
             raise UserError(
                 f"{file}: {name} has shape {self.shapes[name]}, {self.kind} wants {shape}; "
                 "give that network's weights"
             )
-        stored = self._files[file]
-        number = stored.get_slice(name).get_dtype()
+        number = self._files[file].get_slice(own).get_dtype()
         if number not in FLOATS:
             raise UserError(f"{file}: {name} is of type {number}; give floating point numbers")
-        with np.errstate(over="ignore"):  # becomes inf, and is refused
-            tensor = stored.get_tensor(name).astype(np.float32)
-        if not np.isfinite(tensor).all():
-            raise UserError(f"{file}: {name} holds numbers that are not finite; fetch it again")
-        return tensor
+        return Reader(self._files[file], file, own)
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+        """The tensor of that name, which nobody has taken before, whole."""
+        return self.claim(name, shape)()
 
     def end(self) -> None:
         """Refuses names that were not taken."""
-        for name, file in self._left.items():
+        for name, (file, _) in self._left.items():
             raise UserError(f"{file}: {name} is not of {self.kind}; give a file without it")
+
+
+class Reader:
+    """A tensor in a file."""
+
+    def __init__(self, stored: safe_open, file: Path, name: str):
+        self._stored, self._file, self._name = stored, file, name
+
+    def __call__(self, index: tuple[slice, ...] | None = None) -> Float32[np.ndarray, "..."]:
+        """The tensor or a slice of it, as float32. Raises UserError for numbers that are not finite."""
+        if index is None:
+            tensor = self._stored.get_tensor(self._name)
+        else:
+            tensor = self._stored.get_slice(self._name)[index]
+        with np.errstate(over="ignore"):  # becomes inf, and is refused
+            tensor = np.asarray(tensor).astype(np.float32)
+        if not np.isfinite(tensor).all():
+            raise UserError(
+                f"{self._file}: {self._name} holds numbers that are not finite; fetch it again"
+            )
+        return tensor

@@ -1,0 +1,59 @@
+"""KL autoencoders from folders of diffusers."""
+
+from pathlib import Path
+
+from jaxvid.core.errors import UserError
+from jaxvid.models.autoencoder import Autoencoder, AutoencoderConfig, abstract_autoencoder
+from jaxvid.weights.fields import read_fields
+from jaxvid.weights.loading import WHOLE, Loading, load_folder
+from jaxvid.weights.naming import ATTENTION
+
+# Attention in Stable Diffusion's first files, and now.
+_OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def load_autoencoder(folder: str | Path, how: Loading = WHOLE) -> Autoencoder:
+    """The KL autoencoder of images, or the one with a temporal decoder."""
+    abstract = abstract_autoencoder(autoencoder_config(folder))
+    return load_folder(folder, abstract, ATTENTION, how, modern_attention)
+
+
+def modern_attention(name: str) -> str:
+    """The names of attention in Stable Diffusion's first files, as they are now."""
+    head, _, leaf = name.rpartition(".")
+    start, _, last = head.rpartition(".")
+    return f"{start}.{_OLD[last]}.{leaf}" if last in _OLD and ".attentions." in start else name
+
+
+def autoencoder_config(folder: str | Path) -> AutoencoderConfig:
+    """The configuration of the autoencoder in `folder`."""
+    kind, fields = read_fields(folder)
+    temporal = kind == "AutoencoderKLTemporalDecoder"
+    if not temporal and kind != "AutoencoderKL":
+        raise UserError(f"{fields.where}: {kind} is no KL autoencoder; give a folder of one")
+    widths = fields.take("block_out_channels", (64,))
+    down = fields.take("down_block_types", ("DownEncoderBlock2D",) * len(widths))
+    up = fields.take("up_block_types", ("UpDecoderBlock2D",) * len(widths))
+    if set(down) != {"DownEncoderBlock2D"} or set(up) != {"UpDecoderBlock2D"}:
+        raise fields.refusal("down_block_types", down, "only DownEncoderBlock2D can be read")
+    blocks = fields.number("layers_per_block", 1)
+    if temporal and blocks != 2:
+        raise fields.refusal("layers_per_block", blocks, "a temporal decoder has 2")
+    moments = bool(fields.take("use_quant_conv", True))
+    if bool(fields.take("use_post_quant_conv", moments)) != moments:
+        raise fields.refusal("use_post_quant_conv", not moments, f"use_quant_conv is {moments}")
+    config = AutoencoderConfig(
+        inputs=fields.number("in_channels", 3),
+        outputs=fields.number("out_channels", 3),
+        widths=fields.numbers("block_out_channels", len(widths), widths),
+        blocks=blocks,
+        latents=fields.number("latent_channels", 4),
+        groups=fields.number("norm_num_groups", 32),
+        attention=bool(fields.take("mid_block_add_attention", True)),
+        moments=moments,
+        temporal=temporal,
+        scale=float(fields.take("scaling_factor", 0.18215)),
+        shift=float(fields.take("shift_factor", 0.0)),
+    )
+    fields.end({"act_fn": "silu"})
+    return config

@@ -1,0 +1,159 @@
+"""CLIP's and T5's encoders from folders of transformers."""
+
+from pathlib import Path
+
+import jax
+
+from jaxvid.core.errors import UserError
+from jaxvid.models.clip import (
+    ClipImage,
+    ClipImageConfig,
+    ClipText,
+    ClipTextConfig,
+    TransformerConfig,
+)
+from jaxvid.models.t5 import T5Config, T5Encoder
+from jaxvid.weights.fields import Fields, read_fields
+from jaxvid.weights.loading import WHOLE, Loading, load_folder
+from jaxvid.weights.naming import Rules
+
+CLIP_TEXT: Rules = (
+    (r"/words/", "/text_model/embeddings/token_embedding/"),
+    (r"/places/", "/text_model/embeddings/position_embedding/"),
+    (r"^/layers/", "/text_model/encoder/layers/"),
+    (r"^/norm/", "/text_model/final_layer_norm/"),
+    (r"^/projection/", "/text_projection/"),
+)
+CLIP_LAYER: Rules = (
+    (r"/norm([12])/", r"/layer_norm\1/"),
+    (r"/attention/query/", "/self_attn/q_proj/"),
+    (r"/attention/key/", "/self_attn/k_proj/"),
+    (r"/attention/value/", "/self_attn/v_proj/"),
+    (r"/attention/out/", "/self_attn/out_proj/"),
+    (r"/expand/", "/mlp/fc1/"),
+    (r"/contract/", "/mlp/fc2/"),
+)
+CLIP_IMAGE: Rules = (
+    (r"^/token$", "/vision_model/embeddings/class_embedding"),
+    (r"^/patches/", "/vision_model/embeddings/patch_embedding/"),
+    (r"^/places/", "/vision_model/embeddings/position_embedding/"),
+    (r"^/norm1/", "/vision_model/pre_layrnorm/"),
+    (r"^/norm2/", "/vision_model/post_layernorm/"),
+    (r"^/layers/", "/vision_model/encoder/layers/"),
+    (r"^/projection/", "/visual_projection/"),
+)
+T5: Rules = (
+    (r"/words/", "/shared/"),
+    (r"^/positions/", "/encoder/block/0/layer/0/SelfAttention/relative_attention_bias/"),
+    (r"^/norm/", "/encoder/final_layer_norm/"),
+    (r"^/layers/\{\}/norm1/", "/encoder/block/{}/layer/0/layer_norm/"),
+    (r"^/layers/\{\}/norm2/", "/encoder/block/{}/layer/1/layer_norm/"),
+    (r"^/layers/\{\}/query/", "/encoder/block/{}/layer/0/SelfAttention/q/"),
+    (r"^/layers/\{\}/key/", "/encoder/block/{}/layer/0/SelfAttention/k/"),
+    (r"^/layers/\{\}/value/", "/encoder/block/{}/layer/0/SelfAttention/v/"),
+    (r"^/layers/\{\}/out/", "/encoder/block/{}/layer/0/SelfAttention/o/"),
+    (r"^/layers/\{\}/gate/", "/encoder/block/{}/layer/1/DenseReluDense/wi_0/"),
+    (r"^/layers/\{\}/expand/", "/encoder/block/{}/layer/1/DenseReluDense/wi_1/"),
+    (r"^/layers/\{\}/contract/", "/encoder/block/{}/layer/1/DenseReluDense/wo/"),
+)
+
+
+def _transformer(fields: Fields, defaults: TransformerConfig) -> TransformerConfig:
+    return TransformerConfig(
+        width=fields.number("hidden_size", defaults.width),
+        layers=fields.number("num_hidden_layers", defaults.layers),
+        heads=fields.number("num_attention_heads", defaults.heads),
+        hidden=fields.number("intermediate_size", defaults.hidden),
+        activation=fields.choice(
+            "hidden_act", {"quick_gelu": "quick_gelu", "gelu": "gelu"}, "quick_gelu"
+        ),
+        eps=float(fields.take("layer_norm_eps", 1e-5)),
+    )
+
+
+def load_clip_text(folder: str | Path, how: Loading = WHOLE) -> ClipText:
+    """CLIP's text encoder, with its projection where the class has one."""
+    kind, fields = read_fields(folder)
+    if kind not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
+        raise UserError(f"{fields.where}: {kind} is no CLIP text encoder; give one's folder")
+    end = fields.take("eos_token_id", 2)
+    projection = fields.number("projection_dim", 512)
+    config = ClipTextConfig(
+        transformer=_transformer(fields, TransformerConfig(512, 12, 8, 2048)),
+        vocabulary=fields.number("vocab_size", 49408),
+        positions=fields.number("max_position_embeddings", 77),
+        # 2 was written before transformers knew better.
+        end=None if end == 2 else end,
+        projection=projection if kind.endswith("WithProjection") else None,
+    )
+    for name in ("bos_token_id", "pad_token_id"):
+        fields.take(name, 0)
+    fields.end({})
+    abstract = jax.eval_shape(lambda key: ClipText(config, key), jax.random.key(0))
+    return load_folder(folder, abstract, (*CLIP_TEXT, *CLIP_LAYER), how, _in_text_model)
+
+
+def _in_text_model(name: str) -> str | None:
+    """Transformers 5 writes the text model's names without its own; older files hold the positions' numbers."""
+    if name.endswith(".position_ids"):
+        return None
+    whole = name.startswith(("text_model.", "text_projection."))
+    return name if whole else f"text_model.{name}"
+
+
+def load_clip_image(folder: str | Path, how: Loading = WHOLE) -> ClipImage:
+    """CLIP's image encoder, with its projection where the class has one."""
+    kind, fields = read_fields(folder)
+    if kind not in ("CLIPVisionModel", "CLIPVisionModelWithProjection"):
+        raise UserError(f"{fields.where}: {kind} is no CLIP image encoder; give one's folder")
+    projection = fields.number("projection_dim", 512)
+    config = ClipImageConfig(
+        transformer=_transformer(fields, TransformerConfig(768, 12, 12, 3072)),
+        size=fields.number("image_size", 224),
+        patch=fields.number("patch_size", 32),
+        projection=projection if kind.endswith("WithProjection") else None,
+    )
+    fields.end({"num_channels": 3})
+    abstract = jax.eval_shape(lambda key: ClipImage(config, key), jax.random.key(0))
+    return load_folder(folder, abstract, (*CLIP_IMAGE, *CLIP_LAYER), how, _in_vision_model)
+
+
+def _in_vision_model(name: str) -> str | None:
+    if name.endswith(".position_ids"):
+        return None
+    outside = name.startswith(("vision_model.", "visual_projection."))
+    return name if outside else f"vision_model.{name}"
+
+
+def load_t5(folder: str | Path, how: Loading = WHOLE) -> T5Encoder:
+    """The encoder of T5 v1.1."""
+    kind, fields = read_fields(folder)
+    if kind not in ("T5EncoderModel", "T5ForConditionalGeneration"):
+        raise UserError(f"{fields.where}: {kind} is no T5; give one's folder")
+    heads = fields.number("num_heads", 8)
+    config = T5Config(
+        vocabulary=fields.number("vocab_size", 32128),
+        width=fields.number("d_model", 512),
+        layers=fields.number("num_layers", 6),
+        heads=heads,
+        head_dim=fields.number("d_kv", 64),
+        hidden=fields.number("d_ff", 2048),
+        buckets=fields.number("relative_attention_num_buckets", 32),
+        distance=fields.number("relative_attention_max_distance", 128),
+        eps=float(fields.take("layer_norm_epsilon", 1e-6)),
+    )
+    fields.choice("feed_forward_proj", {"gated-gelu": True}, "relu")
+    for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id", "num_decoder_layers",
+                 "tie_word_embeddings", "is_encoder_decoder", "n_positions", "output_past",
+                 "task_specific_params", "dense_act_fn", "is_gated_act", "classifier_dropout",
+                 "is_decoder", "bos_token_id", "scale_decoder_outputs"):  # fmt: skip
+        fields.take(name, 0)
+    fields.end({})
+    abstract = jax.eval_shape(lambda key: T5Encoder(config, key), jax.random.key(0))
+    return load_folder(folder, abstract, T5, how, _of_encoder)
+
+
+def _of_encoder(name: str) -> str | None:
+    """The table of words is stored twice, and a decoder may stand beside the encoder."""
+    other = name.startswith(("decoder.", "lm_head.")) or name == "encoder.embed_tokens.weight"
+    return None if other else name

@@ -1,0 +1,95 @@
+"""A published `config.json`, read so that nothing that changes the computation is passed over in silence.
+
+A reader takes the fields that it understands; `end` refuses any other whose value is not the one that means "not used".
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxvid.core.errors import UserError
+
+LARGEST = 1 << 20  # bytes of a config.json
+# Written by the libraries, of no effect on what is computed.
+IRRELEVANT = ("sample_size", "dropout", "attention_dropout", "initializer_range", "initializer_factor",
+              "gradient_checkpointing", "upcast_attention", "attention_type", "torch_dtype", "dtype", "architectures",
+              "model_type", "force_upcast", "use_cache", "return_dict", "transformers_version", "dropout_rate",
+              "num_frames", "chunk_size_feed_forward", "id2label", "label2id")  # fmt: skip
+
+Value = TypeVar("Value")
+
+
+class Fields:
+    """The fields of one file."""
+
+    def __init__(self, values: Mapping[str, Any], where: str):
+        self.where = where
+        self._left = {name: value for name, value in values.items() if not name.startswith("_")}
+
+    def take(self, name: str, default: Value) -> Value:
+        """The field's value, the default where it is absent or null and the default is not None."""
+        value = self._left.pop(name, default)
+        return default if value is None else value
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """A positive integer."""
+        value = self.take(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 24:
+            raise self.refusal(name, value, "a positive integer is wanted")
+        return value
+
+    def numbers(self, name: str, count: int, default: Any = None) -> tuple[int, ...]:
+        """One positive integer for each of `count` levels; a single one stands for all."""
+        value = self.take(name, default)
+        values = tuple(value) if isinstance(value, list | tuple) else (value,) * count
+        good = len(values) == count and all(
+            isinstance(each, int) and not isinstance(each, bool) and 0 < each < 1 << 24
+            for each in values
+        )
+        if not good:
+            raise self.refusal(name, value, f"a positive integer or {count} of them are wanted")
+        return values
+
+    def choice(self, name: str, choices: Mapping[Any, Value], default: Any = None) -> Value:
+        """What the field's value stands for."""
+        value = self.take(name, default)
+        try:
+            return choices[value]
+        except (KeyError, TypeError):
+            known = ", ".join(str(each) for each in choices)
+            raise self.refusal(name, value, f"{known} can be read") from None
+
+    def refusal(self, name: str, value: Any, why: str) -> UserError:
+        """The error for a field that cannot be read."""
+        return UserError(f"{self.where}: {name} is {value!r}; {why}")
+
+    def end(self, unused: Mapping[str, Any]) -> None:
+        """Refuses fields that were not taken, unless their value is that of `unused`, null or False."""
+        for name, value in self._left.items():
+            value = tuple(value) if isinstance(value, list) else value
+            harmless = name in IRRELEVANT or value is None or value is False
+            if not harmless and (name not in unused or unused[name] != value):
+                raise self.refusal(name, value, "a network with that cannot be expressed here")
+
+
+def read_fields(folder: str | Path, name: str = "config.json") -> tuple[str, Fields]:
+    """The class name (of diffusers, or transformers' first architecture) and the fields of `folder/name`."""
+    file = Path(folder) / name
+    try:
+        if file.stat().st_size > LARGEST:
+            raise UserError(f"{file} has {file.stat().st_size} bytes; a config has less than 1 MiB")
+        values = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist; give a folder in the diffusers layout") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {error}; fetch it again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is no JSON object; fetch it again")
+    architectures = values.get("architectures") or [None]
+    kind = values.get("_class_name") or (
+        architectures[0] if isinstance(architectures, list) else None
+    )
+    if not isinstance(kind, str):
+        raise UserError(f"{file} names no class; give a folder of diffusers or transformers")
+    return kind, Fields(values, str(file))
