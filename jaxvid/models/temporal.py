@@ -66,8 +66,8 @@ class TemporalConvolutions(nnx.Module):
 
 def interleaved_sinusoids(length: int, width: int) -> Float[Array, "t c"]:
     """Vaswani et al.'s (2017) positions: sine and cosine of each frequency side by side, frequencies 10000^(-2i/width)."""
-    rates = jnp.exp(-math.log(10_000.0) / width * jnp.arange(0, width, 2))
-    angles = jnp.arange(length)[:, None] * rates
+    rates = jnp.exp(-math.log(10_000.0) / width * jnp.arange(0, width, 2, dtype=jnp.float32))
+    angles = jnp.arange(length, dtype=jnp.float32)[:, None] * rates
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(length, -1)[:, :width]
 
 

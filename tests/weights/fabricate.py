@@ -41,11 +41,15 @@ def given(name, shape, kind="normal"):
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def write_folder(folder, config, shapes, file="diffusion_pytorch_model.safetensors"):
-    """A published folder of the tensors that `shapes` names."""
+def write_folder(folder, config, shapes, adapter=None, file="diffusion_pytorch_model.safetensors"):
+    """A published folder of the tensors that `shapes` names, those of motion modules in its folder `adapter`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
+    if adapter is not None:
+        motion = {name: shape for name, shape in shapes.items() if ".motion_modules." in name}
+        write_folder(folder / "adapter", {"_class_name": "MotionAdapter", **adapter}, motion)
+        shapes = {name: shape for name, shape in shapes.items() if name not in motion}
     tensors = {name: np.ascontiguousarray(weight(name, shape)) for name, shape in shapes.items()}
     save_file(tensors, folder / file)
     return folder

@@ -4,7 +4,7 @@ Sides are odd where the architecture allows, batches hold two different examples
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxvid.weights.autoencoders import load_autoencoder
 from jaxvid.weights.encoders import load_clip_image, load_clip_text, load_t5
 from jaxvid.weights.unclip import load_image_conditions, load_prior
-from jaxvid.weights.unets import load_unet
+from jaxvid.weights.unets import load_motion, load_unet
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Family:
 
     library, name: the class in PyTorch. config: its arguments. inputs: name to (shape, kind) as of `fabricate.given`, arrays
     in PyTorch's layout. ask: of the PyTorch model and its inputs, the outputs. load, call: ours, of the folder, and of the
-    module and the inputs in PyTorch's layout; outputs in PyTorch's layout too.
+    module and the inputs in PyTorch's layout; outputs in PyTorch's layout too. adapter: arguments of a MotionAdapter beside it.
     """
 
     library: str
@@ -31,7 +31,7 @@ class Family:
     ask: Callable[..., Any]
     load: Callable[..., Any]
     call: Callable[..., Any]
-    extra: dict[str, Any] = field(default_factory=dict)
+    adapter: dict[str, Any] | None = None
 
 
 def last(x):
@@ -220,6 +220,22 @@ UNETS = {
         ).transpose(0, 1, 4, 2, 3),
     ),
 }
+
+UNETS["animatediff"] = Family(
+    "diffusers",
+    "UNet2DConditionModel",
+    IMAGE,
+    {**INPUTS, "z": ((2, 4, 3, 7, 10), "normal")},
+    lambda model, x: model(x["z"], x["time"], x["context"].repeat_interleave(3, 0)).sample,
+    lambda folder: load_motion(folder, folder / "adapter"),
+    UNETS["modelscope"].call,
+    adapter={
+        "block_out_channels": (16, 32),
+        "motion_layers_per_block": 1,
+        "motion_num_attention_heads": 4,
+        "motion_norm_num_groups": 8,
+    },
+)
 
 VAE = {
     "block_out_channels": (8, 16),

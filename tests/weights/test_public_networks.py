@@ -28,7 +28,7 @@ def difference(found, expected):
 def test_a_network_equals_pytorchs(name, tmp_path):
     """To 3e-5 here; 1e-4 is asked for."""
     family, truth = FAMILIES[name], TRUTH[name]
-    folder = write_folder(tmp_path, truth["config"], truth["shapes"])
+    folder = write_folder(tmp_path, truth["config"], truth["shapes"], family.adapter)
     found = outputs(family, family.load(folder))
     assert len(found) == len(truth["outputs"])
     for mine, theirs in zip(found, truth["outputs"], strict=True):

@@ -26,6 +26,9 @@ def build(family):
         model = kind(config)
     else:
         model = kind(**family.config)
+    if family.adapter is not None:
+        adapter = module.MotionAdapter(**family.adapter)
+        model = module.UNetMotionModel.from_unet2d(model, adapter)
     state = model.state_dict()
     for name, tensor in state.items():
         if not name.endswith((".position_ids", ".pos_embed.pe")):
@@ -77,7 +80,10 @@ def config_of(model, family):
         config = model.config.to_diff_dict()
         config["architectures"] = [family.name]
         return config
-    return {"_class_name": family.name, **dict(model.config)}
+    config = {"_class_name": family.name, **dict(model.config)}
+    if family.adapter is None:
+        return config
+    return {"_class_name": family.name, **family.config}
 
 
 if __name__ == "__main__":
