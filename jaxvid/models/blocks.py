@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from jaxvid.core.rng import named
 from jaxvid.nn.attention import MultiHeadAttention, attend
-from jaxvid.nn.conv import SpatialConv
+from jaxvid.nn.conv import Pseudo3DConv, SpatialConv
 from jaxvid.nn.linear import Linear, fan_in
 from jaxvid.nn.norm import GroupNorm, LayerNorm
 
@@ -65,7 +65,10 @@ def double(
 
 
 class ResidualBlock(nnx.Module):
-    """Norm, activation, convolution, twice, with the embedding in between; `resample` halves or doubles the sides first."""
+    """Norm, activation, convolution, twice, with the embedding in between; `resample` halves or doubles the sides first.
+
+    pseudo3d: a temporal convolution follows each spatial one (Make-A-Video, Eq. 2).
+    """
 
     def __init__(
         self,
@@ -76,17 +79,19 @@ class ResidualBlock(nnx.Module):
         key: Key[Array, ""],
         *,
         resample: Resampling = "none",
+        pseudo3d: bool = False,
     ):
+        conv = Pseudo3DConv if pseudo3d else SpatialConv
         self.config = config
         self.resample: Resampling = resample
         self.norm1 = GroupNorm(inputs, groups=config.groups, eps=config.eps)
-        self.conv1 = SpatialConv(inputs, outputs, named(key, "conv1"))
+        self.conv1 = conv(inputs, outputs, named(key, "conv1"))
         wide = outputs * (2 if config.modulation == "scale_shift" else 1)
         self.time_emb_proj = (
             None if embedding is None else Linear(embedding, wide, named(key, "time_emb_proj"))
         )
         self.norm2 = GroupNorm(outputs, groups=config.groups, eps=config.eps)
-        self.conv2 = SpatialConv(outputs, outputs, named(key, "conv2"))
+        self.conv2 = conv(outputs, outputs, named(key, "conv2"))
         self.conv_shortcut = (
             None
             if inputs == outputs

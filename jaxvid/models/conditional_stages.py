@@ -59,6 +59,9 @@ class MotionConfig:
     middle: bool = True
 
 
+Temporal = Literal["none", "modelscope", "mixed", "pseudo3d"] | MotionConfig
+
+
 @dataclass(frozen=True)
 class ConditionalUNetConfig:
     """See `jaxvid.models.conditional_unet`. The defaults are Stable Diffusion 1.x.
@@ -71,7 +74,8 @@ class ConditionalUNetConfig:
     label: what joins the time embedding: a table's row ("table", `labels` rows), features of a number as of the time
     ("number"), or a vector given ("vector"). pooled_heads: heads of the pooling by which the given tokens join it; 0 for none.
     numbers: how many numbers join it, each by features of `number_width` (frame rate, motion, noise); 0 for none.
-    temporal: the layers between the spatial ones.
+    temporal: the layers between the spatial ones: ModelScope's; blocks mixed with temporal ones, as in Stable Video
+    Diffusion; Make-A-Video's (2+1)D convolutions in every block, and attention over frames after each attention.
     """
 
     levels: tuple[Level, ...] = (
@@ -99,7 +103,7 @@ class ConditionalUNetConfig:
     pooled_heads: int = 0
     numbers: int = 0
     number_width: int = 256
-    temporal: Literal["none", "modelscope", "svd"] | MotionConfig = "none"
+    temporal: Temporal = "none"
 
     @property
     def embedding_width(self) -> int:
@@ -184,9 +188,12 @@ class Parts:
     block: BlockConfig
 
     def resnet(self, inputs: int, key: Key[Array, ""]) -> ResidualBlock | SpaceTimeBlock:
-        """A residual block, mixed with a temporal one in Stable Video Diffusion."""
-        kind = SpaceTimeBlock if self.config.temporal == "svd" else ResidualBlock
-        return kind(inputs, self.level.width, self.config.embedding_width, self.block, key)
+        """A residual block, as the temporal layers want it."""
+        width, embedding = self.level.width, self.config.embedding_width
+        if self.config.temporal == "mixed":
+            return SpaceTimeBlock(inputs, width, embedding, self.block, key)
+        pseudo3d = self.config.temporal == "pseudo3d"
+        return ResidualBlock(inputs, width, embedding, self.block, key, pseudo3d=pseudo3d)
 
     def attention(self, key: Key[Array, ""]) -> nnx.Module:
         """What the level says."""
@@ -205,7 +212,7 @@ class Parts:
                 only_context=level.only_context,
                 context_norm=config.context_norm,
             )
-        if config.temporal == "svd":
+        if config.temporal == "mixed":
             return SpaceTimeTransformer(
                 level.width,
                 level.head_dim,
@@ -227,8 +234,8 @@ class Parts:
 
     @property
     def has_temporal(self) -> bool:
-        """Whether a temporal transformer follows: ModelScope's follow attention, AnimateDiff's every block."""
-        if self.config.temporal == "modelscope":
+        """Whether a temporal transformer follows: after attention, or with AnimateDiff after every block."""
+        if self.config.temporal in ("modelscope", "pseudo3d"):
             return self.level.attention != "none"
         return isinstance(self.config.temporal, MotionConfig)
 

@@ -288,5 +288,5 @@ def _stable_video(fields: Fields) -> ConditionalUNetConfig:
         resample=resample,
         numbers=joined // width,
         number_width=width,
-        temporal="svd",
+        temporal="mixed",
     )
