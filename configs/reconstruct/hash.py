@@ -7,7 +7,7 @@ instant-ngp (Mueller et al. 2022) with 8 levels to 256 and 2^15 rows a level ins
 
 Expected, measured on *mic* of NeRF-synthetic at 128x128 (100 training views, three seeds, median and range): PSNR of 25 test views
 34.31 [33.87, 34.33] dB, 25.74 dB in the foreground, SSIM 0.989, after 217 [210, 218] seconds in all, compiling and scoring included,
-on two cores of an AMD EPYC. (Of three runs over white two reached 34.5 and 34.6 dB, and one ended at 23.8 dB with grey matter.)
+on two cores of an AMD EPYC beside lowest-priority work. (Of three runs over white two reached 34.5 and 34.6 dB, and one ended at 23.8 dB with grey matter.)
 """
 
 from dataclasses import replace

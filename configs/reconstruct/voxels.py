@@ -7,7 +7,7 @@ interpolation and coarse-to-fine steps (as Vox-E), stored sparse (as Plenoxels),
 
 Expected, measured on *mic* of NeRF-synthetic at 128x128 (100 training views, three seeds, median and range): PSNR of 25 test views
 33.77 [33.75, 33.77] dB, 25.18 dB in the foreground, SSIM 0.989, after 221 [217, 223] seconds in all, compiling and scoring included,
-on two cores of an AMD EPYC. 29 dB of four views are reached within a minute.
+on two cores of an AMD EPYC beside lowest-priority work. 29 dB of four views are reached within a minute.
 """
 
 from jaxedit.fields.voxel_grid import VoxelGridConfig

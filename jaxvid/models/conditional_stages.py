@@ -53,7 +53,7 @@ class Level:
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """AnimateDiff's modules: `head_dim` is a share of each level's width; whether the middle has one."""
+    """AnimateDiff's modules: heads of each, and whether the middle has one."""
 
     heads: int = 8
     middle: bool = True

@@ -252,8 +252,7 @@ def network_denoise(
             given = jnp.concatenate([z, conditions["image"].astype(z.dtype)], axis=-1)
         time = noise.table.network_time(level.logsnr)
         output = unet(given.astype(dtype), time, conditions["context"])
-        prediction = to_prediction(output.astype(jnp.float32), z, level.logsnr, noise.target)
-        return prediction
+        return to_prediction(output.astype(jnp.float32), z, level.logsnr, noise.target)
 
     return denoise
 

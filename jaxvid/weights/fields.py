@@ -13,7 +13,7 @@ from jaxvid.core.errors import UserError
 LARGEST = 1 << 20  # bytes of a config.json
 # Written by the libraries, of no effect on what is computed.
 IRRELEVANT = ("sample_size", "dropout", "attention_dropout", "initializer_range", "initializer_factor",
-              "gradient_checkpointing", "upcast_attention", "attention_type", "torch_dtype", "dtype", "architectures",
+              "gradient_checkpointing", "upcast_attention", "torch_dtype", "dtype", "architectures",
               "model_type", "force_upcast", "use_cache", "return_dict", "transformers_version", "dropout_rate",
               "num_frames", "chunk_size_feed_forward", "id2label", "label2id")  # fmt: skip
 

@@ -41,6 +41,7 @@ UNUSED: Mapping[str, Any] = {
     "time_embedding_type": "positional",
     "mid_block_scale_factor": 1,
     "downsample_type": "conv",
+    "attention_type": "default",
     "upsample_type": "conv",
     "addition_embed_type_num_heads": 64,
     "num_attention_heads": None,

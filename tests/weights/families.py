@@ -59,7 +59,7 @@ def ask_unet(model, x):
     names = {"context": "encoder_hidden_states", "label": "class_labels"}
     more = {new: x[old] for old, new in names.items() if old in x}
     if "mask" in x:
-        more["encoder_attention_mask" if x.get("as_cross") else "attention_mask"] = x["mask"]
+        more["attention_mask"] = x["mask"]
     return model(x["z"], x["time"], **more).sample
 
 

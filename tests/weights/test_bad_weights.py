@@ -203,6 +203,7 @@ def test_configurations_that_are_none(folder, text, words):
         ({"block_out_channels": 1 << 40}, "block_out_channels"),
         ({"in_channels": "4"}, "in_channels is '4'"),
         ({"attention_head_dim": 5}, "attention_head_dim"),
+        ({"attention_type": "gated"}, "attention_type is 'gated'"),
         ({"something_new": 1}, "something_new is 1"),
     ],
 )
