@@ -78,13 +78,15 @@ def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def sample(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     """`jaxvid sample`."""
+    from jaxvid.evaluate.published import is_published, sample_published
     from jaxvid.evaluate.sampling import sample_to_files
 
     prompts = list(arguments.prompt)
     if arguments.prompt_file is not None:
         prompts += read_prompts(arguments.prompt_file)
     cache_compilations()
-    for path in sample_to_files(arguments, prompts):
+    to_files = sample_published if is_published(arguments.source) else sample_to_files
+    for path in to_files(arguments, prompts):
         print(path)
     return 0
 

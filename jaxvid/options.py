@@ -1,5 +1,6 @@
 """The options of `jaxvid COMMAND ...`, with their help and examples."""
 
+import argparse
 from pathlib import Path
 
 from jaxvid.command import Add
@@ -51,17 +52,33 @@ def train(add: Add) -> None:
     )
 
 
+def size(text: str) -> tuple[int, int]:
+    """Height and width of "512x768"."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write HEIGHTxWIDTH, as 512x768")
+    return int(height), int(width)
+
+
 def sample(add: Add) -> None:
     """`jaxvid sample`."""
     sub = add(
         "sample",
-        "Draw videos from a run or a shipped model.",
+        "Draw videos from a run or a shipped model, or images and videos from a published pipeline's folder.",
         '  jaxvid sample vdm/shapes --prompt "a red circle moves right" --out red.mp4\n'
         "  jaxvid sample runs/shapes --prompt-file prompts.txt --out samples --steps 50 --guidance 3\n"
         '  jaxvid sample vdm/shapes --prompt "a blue ring bounces" --frames 64 --out long.mp4\n'
-        '  jaxvid sample runs/clips --prompt "a man surfs" --extend start.mp4 --frames 32 --out longer.mp4',
+        '  jaxvid sample runs/clips --prompt "a man surfs" --extend start.mp4 --frames 32 --out longer.mp4\n'
+        "published weights, in the layout of diffusers:\n"
+        '  jaxvid sample stable-diffusion-v1-5 --prompt "a lighthouse" --dtype bfloat16 --out lighthouse.png\n'
+        '  jaxvid sample instruct-pix2pix --image a.png --prompt "make it winter" --out winter.png\n'
+        '  jaxvid sample text-to-video-ms-1.7b --prompt "a panda surfs" --frames 16 --out panda.mp4\n'
+        "  jaxvid sample stable-video-diffusion-img2vid --image a.png --frames 14 --out moving.mp4\n"
+        '  jaxvid sample stable-diffusion-v1-5 --motion animatediff --prompt "waves" --out waves.mp4',
     )
-    sub.add_argument("source", help="a run directory or a shipped model")
+    sub.add_argument(
+        "source", help="a run directory, a shipped model, or a published pipeline's folder"
+    )
     sub.add_argument("--prompt", action="append", default=[], help="may be given several times")
     sub.add_argument("--prompt-file", type=Path, help="one prompt a line")
     sub.add_argument(
@@ -70,22 +87,35 @@ def sample(add: Add) -> None:
         required=True,
         help="an .mp4, .gif, lossless .mkv or (one frame) .png; or a folder",
     )
-    sub.add_argument("--count", type=int, help="videos, for a model without text (1)")
-    sub.add_argument(
-        "--frames",
-        type=int,
-        help="length (the model's, or half of that more than --extend); longer ones are made in blocks",
-    )
-    sub.add_argument("--extend", type=Path, help="a video to go on from")
-    sub.add_argument(
-        "--method", choices=("reconstruction", "replacement"), default="reconstruction"
-    )
-    sub.add_argument("--overlap", type=int, help="frames that blocks share (half a block)")
-    sub.add_argument("--skip", type=int, help="frame skip, for a model trained at several")
-    sub.add_argument("--steps", type=int)
+    sub.add_argument("--frames", type=int, help="length of a video (the model's)")
+    sub.add_argument("--steps", type=int, help="sampling steps (the model's)")
     sub.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is none")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--fps", type=float, default=8.0)
+    sub.add_argument("--fps", type=float, help="frames a second (8)")
+    own = sub.add_argument_group("runs and shipped models; longer videos are made in blocks")
+    own.add_argument("--count", type=int, help="videos, for a model without text (1)")
+    own.add_argument(
+        "--extend", type=Path, help="a video to go on from, by half a block or --frames"
+    )
+    own.add_argument("--method", choices=("reconstruction", "replacement"))
+    own.add_argument("--overlap", type=int, help="frames that blocks share (half a block)")
+    own.add_argument("--skip", type=int, help="frame skip, for a model trained at several")
+    theirs = sub.add_argument_group("published pipelines")
+    theirs.add_argument(
+        "--image", type=Path, action="append", default=[], help="to edit, enlarge or animate"
+    )
+    theirs.add_argument("--negative", help="text to lead away from")
+    theirs.add_argument("--size", type=size, metavar="HxW", help="in pixels (the model's)")
+    theirs.add_argument("--sampler", choices=("ddim", "ancestral", "dpm++", "heun"))
+    theirs.add_argument("--image-guidance", type=float, help="of InstructPix2Pix (1.5)")
+    theirs.add_argument("--motion", type=Path, metavar="FOLDER", help="AnimateDiff's modules")
+    theirs.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the weights",
+    )
+    theirs.add_argument("--variant", help="of the files: fp16 for model.fp16.safetensors")
 
 
 def evaluate(add: Add) -> None:

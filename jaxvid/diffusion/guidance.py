@@ -199,18 +199,20 @@ def frame_ramp(first: Number, last: Number, frames: int) -> Callable[[Level], Ar
 # Wrappers ----------------------------------------------------------------------------------------------------------
 
 
-def dynamic_threshold(denoise: Denoise, fraction: Number, floor: Number = 1.0) -> Denoise:
+def dynamic_threshold(
+    denoise: Denoise, fraction: Number, floor: Number = 1.0, ceiling: Number = jnp.inf
+) -> Denoise:
     """Clips the estimate to its own range and scales it back (Saharia et al. 2022, Section 2.3; Imagen Video).
 
-    Per example: r = max(floor, quantile of |x| at `fraction` over all elements), x = clip(x, -r, r) / r * floor.
-    `fraction` is 0.995, not 99.5. The floor is the data's bound, 1.
+    Per example: r = quantile of |x| at `fraction` over all elements, within floor and ceiling; x = clip(x, -r, r) / r * floor.
+    `fraction` is 0.995, not 99.5. The floor is the data's bound, 1. The paper has no ceiling; DeepFloyd IF's is 1.5.
     """
 
     def denoiser(z: Array, level: Level) -> Prediction:
         prediction = denoise(z, level)
         x = prediction.x
         size = jnp.quantile(jnp.abs(x).reshape(x.shape[0], -1), fraction, axis=1)
-        bound = expand(jnp.maximum(size, floor), x)
+        bound = expand(jnp.clip(size, floor, ceiling), x)
         return Prediction(jnp.clip(x, -bound, bound) / bound * floor, prediction.log_variance)
 
     return denoiser

@@ -25,14 +25,18 @@ Sigmoid (Jabri et al. 2022; Chen 2023), alpha^2 remapped to the log-SNR range in
     tanh(D t) = sinh(D) (1-g) cosh(S/2) / (g cosh(E/2) + (1-g) cosh(S/2) cosh(D))                           (6)
 
 Beta tables (Ho et al. 2020 and the public Stable Diffusion and unCLIP models): alpha^2_k = prod_{i<=k} (1 - beta_i),
-k = 0..n-1; t = k / (n - 1), linear in log-SNR between entries.
+k = 0..n-1; t = k / (n - 1), linear in log-SNR between entries. With zero terminal SNR (Lin et al. 2024, Algorithm 1):
+
+    alpha'_k = (alpha_k - alpha_{n-1}) alpha_0 / (alpha_0 - alpha_{n-1})                                       (7)
+
+whose last log-SNR, -inf, is ZERO_TERMINAL here: such a network predicts v, which needs no division by alpha.
 
 EDM (Karras et al. 2022, Table 1): log sigma ~ N(p_mean, p_std^2) for uniform t, l = -2 log sigma. Their variance
 exploding z_ve = x + sigma eps is ours by z = z_ve / sqrt(1 + sigma^2), which leaves the SNR alone.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -149,14 +153,18 @@ class Sigmoid:
         return at_least_float32(logsnr)
 
 
+ZERO_TERMINAL = -40.0  # log-SNR; alpha is 2e-9
+
+
 @dataclass(frozen=True)
 class BetaTable:
     """A published table of betas; the network gets the index, fractional between entries, exact at entries.
 
-    Subclasses give `betas()`; t = index / (entries - 1).
+    Subclasses give `betas()`; t = index / (entries - 1). zero_terminal: rescaled by (7).
     """
 
     entries: int = 1000
+    zero_terminal: bool = field(default=False, kw_only=True)
 
     def betas(self) -> np.ndarray:
         """Returns the table [entries], float64, noise added per step."""
@@ -166,7 +174,12 @@ class BetaTable:
     def logsnr_table(self) -> np.ndarray:
         """log-SNR by index, [entries], float32, falling; computed in float64."""
         log_alpha2 = np.cumsum(np.log1p(-self.betas()))
-        return (log_alpha2 - np.log(-np.expm1(log_alpha2))).astype(np.float32)
+        if not self.zero_terminal:
+            return (log_alpha2 - np.log(-np.expm1(log_alpha2))).astype(np.float32)
+        alpha = np.exp(0.5 * log_alpha2)
+        alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+        logsnr = np.log(alpha[:-1] ** 2) - np.log1p(-(alpha[:-1] ** 2))
+        return np.append(logsnr, ZERO_TERMINAL).astype(np.float32)
 
     def logsnr(self, t: Values) -> Values:
         """Returns the interpolated log-SNR at t."""

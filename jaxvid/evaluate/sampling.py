@@ -14,15 +14,17 @@ from tqdm import tqdm
 from jaxvid.core.errors import UserError
 from jaxvid.core.rng import named
 from jaxvid.data import media
-from jaxvid.data.writing import check_place, contact_sheet, write_video
+from jaxvid.data.writing import contact_sheet, write_video
 from jaxvid.diffusion.driver import Progress
+from jaxvid.evaluate.files import output_paths
 from jaxvid.systems import presets
 from jaxvid.systems.vdm import VDM
 from jaxvid.systems.vdm.report import to_uint8
 from jaxvid.systems.vdm.sampling import windows
 from jaxvid.systems.vdm.training import to_float
 
-SUFFIXES = (".mp4", ".gif", ".mkv", ".png")
+# Options of the command that only published pipelines take.
+PUBLISHED_ONLY = ("image", "negative", "size", "sampler", "image_guidance", "motion", "variant")
 
 
 def sample_to_files(options: Namespace, prompts: Sequence[str]) -> list[Path]:
@@ -61,13 +63,13 @@ def sample_to_files(options: Namespace, prompts: Sequence[str]) -> list[Path]:
             start,
             frames,
             prompts=prompts,
-            method=options.method,
+            method=options.method or "reconstruction",
             overlap=options.overlap,
             **chosen,
         )
     videos = to_uint8(start)
     for path, video in zip(paths, videos, strict=True):
-        write_video(path, video, options.fps)
+        write_video(path, video, options.fps or 8.0)
     if count > 1:
         sheet = contact_sheet(videos, list(prompts) or None, paths[0].parent / "sheet.png")
         return [*paths, sheet]
@@ -84,7 +86,12 @@ def check_options(options: Namespace, system: VDM, prompts: Sequence[str]) -> in
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; it must be 1 or more")
-    if not 0 < options.fps <= 1000:
+    for name in PUBLISHED_ONLY:
+        if getattr(options, name):
+            raise UserError(
+                f"--{name.replace('_', '-')} is for published pipelines; leave it out for {options.source}"
+            )
+    if options.fps is not None and not 0 < options.fps <= 1000:
         raise UserError(f"--fps is {options.fps:g}; choose between 0 and 1000")
     return len(prompts) or options.count or 1
 
@@ -98,24 +105,6 @@ def step_bar(steps: int) -> Iterator[Progress]:
             bar.update(done - bar.n)
 
         yield progress
-
-
-def output_paths(out: Path, count: int, frames: int) -> list[Path]:
-    """One path a video: `out` itself for one video with a known suffix, else files in the folder `out`."""
-    suffix = out.suffix.lower()
-    if suffix in SUFFIXES and not out.is_dir():
-        if count > 1:
-            raise UserError(f"--out {out} is one file for {count} videos; give a folder")
-        if suffix == ".png" and frames > 1:
-            raise UserError(f"--out {out} holds one frame, not {frames}; name an .mp4 or a folder")
-        paths = [out]
-    elif out.suffix and not out.is_dir():
-        raise UserError(f"--out {out} must end in {', '.join(SUFFIXES)}, or be a folder")
-    else:
-        paths = [out / f"{index:03d}.mp4" for index in range(count)]
-    for path in paths:
-        check_place(path)
-    return paths
 
 
 def read_start(system: VDM, path: Path, count: int) -> Float[Array, "b t h w c"]:

@@ -54,6 +54,11 @@ class AutoencoderConfig:
         """What all residual blocks share."""
         return BlockConfig(groups=self.groups, eps=1e-6)
 
+    @property
+    def factor(self) -> int:
+        """Pixels a side of a latent."""
+        return 2 ** (len(self.widths) - 1)
+
 
 class PixelAttention(nnx.Module):
     """Attention with one head over the pixels of each frame, with residual."""

@@ -1,29 +1,34 @@
-"""Latent diffusion with published weights: Stable Diffusion, InstructPix2Pix, ModelScope and ZeroScope.
+"""Latent diffusion with published weights: Stable Diffusion, InstructPix2Pix, ModelScope and ZeroScope, AnimateDiff.
 
 A text goes through CLIP, the U-Net denoises latents, the autoencoder decodes them. Samplers, guidance and grids are the
 project's own (`jaxvid.diffusion`), with the published table, spacing and offset; so every sampler, guidance and hook of it
 works here. Arrays are `b t h w c`, pixels in [-1, 1]; an image is a clip of one frame.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvid.core.errors import UserError
-from jaxvid.core.rng import named
-from jaxvid.diffusion import guidance, samplers
-from jaxvid.diffusion.driver import Program, Progress, program
-from jaxvid.diffusion.parameterization import to_prediction
-from jaxvid.diffusion.types import Denoise, Level, Prediction
+from jaxvid.diffusion import guidance
+from jaxvid.diffusion.driver import Progress
 from jaxvid.models.autoencoder import Autoencoder
 from jaxvid.models.clip import ClipText
 from jaxvid.models.conditional_unet import ConditionalUNet
+from jaxvid.pipelines.denoise import (
+    SamplerName,
+    guided_program,
+    one_each,
+    sides_of,
+    start,
+    two_branches,
+)
+from jaxvid.pipelines.folders import check_parts, trained_sides
 from jaxvid.pipelines.noise import PublishedNoise, read_noise
 from jaxvid.weights.autoencoders import load_autoencoder
 from jaxvid.weights.encoders import load_clip_text
@@ -31,44 +36,50 @@ from jaxvid.weights.loading import WHOLE, Loading
 from jaxvid.weights.tokenizers import ClipTokenizer
 from jaxvid.weights.unets import load_motion, load_unet
 
-SamplerName = Literal["ddim", "ancestral", "dpm++", "heun"]
-SAMPLERS: dict[SamplerName, Callable[[], samplers.Sampler]] = {
-    "ddim": samplers.ddim,
-    "ancestral": samplers.ancestral,
-    "dpm++": samplers.dpm_solver_2m,
-    "heun": samplers.heun,
-}
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 @dataclass(frozen=True)
 class LatentDiffusion:
-    """A published pipeline: networks, tokenizer, and the noise that they were trained with."""
+    """A published pipeline: networks, tokenizer, and the noise that they were trained with.
+
+    trained: height and width of the latents that the U-Net was trained on.
+    """
 
     unet: ConditionalUNet
     autoencoder: Autoencoder
     text: ClipText
     tokenizer: ClipTokenizer
     noise: PublishedNoise
+    trained: tuple[int, int] = (64, 64)
 
     @property
-    def factor(self) -> int:
-        """Pixels a side of a latent."""
-        return 2 ** (len(self.autoencoder.config.widths) - 1)
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels that the model was trained at."""
+        factor = self.autoencoder.config.factor
+        return self.trained[0] * factor, self.trained[1] * factor
 
     def embed(self, texts: Sequence[str]) -> Float[Array, "b n d"]:
         """The context of the texts, padding included, as these models were trained."""
         tokens = self.tokenizer.encode(list(texts)).tokens
         return _embed(self.text, jnp.asarray(tokens))
 
-    def decode(self, z: Float[Array, "b t h w c"], frames: int = 4) -> Float[Array, "b t y x 3"]:
-        """Pixels of latents, `frames` at a time where the decoder takes them one by one."""
-        if self.autoencoder.config.temporal:
-            return _decode(self.autoencoder, z)
-        parts = [
-            _decode(self.autoencoder, z[:, start : start + frames])
-            for start in range(0, z.shape[1], frames)
-        ]
-        return jnp.concatenate(parts, axis=1)
+    def latent_shape(self, count: int, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """Of clips of that size in pixels. Raises UserError for a size that the autoencoder cannot take."""
+        config = self.autoencoder.config
+        if frames < 1:
+            raise UserError(f"frames is {frames}; it must be 1 or more")
+        return count, frames, *sides_of(size, config.factor), config.latents
+
+
+def decode(
+    autoencoder: Autoencoder, z: Float[Array, "b t h w c"], frames: int = 4
+) -> Float[Array, "b t y x 3"]:
+    """Pixels of scaled latents, `frames` at a time; a temporal decoder sees only those together."""
+    parts = [
+        _decode(autoencoder, z[:, first : first + frames]) for first in range(0, z.shape[1], frames)
+    ]
+    return jnp.concatenate(parts, axis=1)
 
 
 @jax.jit
@@ -82,7 +93,10 @@ def _decode(autoencoder: Autoencoder, z: Float[Array, "b t h w c"]) -> Float[Arr
 
 
 @jax.jit
-def _mean(autoencoder: Autoencoder, x: Float[Array, "b t h w c"]) -> Float[Array, "b t y x d"]:
+def latent_mean(
+    autoencoder: Autoencoder, x: Float[Array, "b t h w c"]
+) -> Float[Array, "b t y x d"]:
+    """The mean of the latents of pixels, unscaled, which is how image conditions are given."""
     return autoencoder.moments(x)[0]
 
 
@@ -94,11 +108,7 @@ def load_latent_diffusion(
     motion: a folder of AnimateDiff's modules, which make an image model one of video. Raises UserError naming the file.
     """
     folder = Path(folder)
-    for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        if not (folder / name).is_dir():
-            raise UserError(
-                f"{folder / name} does not exist; give a pipeline's folder of diffusers"
-            )
+    check_parts(folder, PARTS)
     unet, text = folder / "unet", load_clip_text(folder / "text_encoder", how)
     return LatentDiffusion(
         load_unet(unet, how) if motion is None else load_motion(unet, motion, how),
@@ -106,6 +116,7 @@ def load_latent_diffusion(
         text,
         ClipTokenizer(str(folder / "tokenizer"), text.config.positions),
         read_noise(folder / "scheduler"),
+        trained_sides(unet, 64),
     )
 
 
@@ -116,7 +127,7 @@ def text_to_video(
     *,
     negative: str = "",
     frames: int = 16,
-    size: tuple[int, int] = (256, 256),
+    size: tuple[int, int] | None = None,
     steps: int = 50,
     scale: float = 9.0,
     sampler: SamplerName = "ddim",
@@ -125,24 +136,20 @@ def text_to_video(
 ) -> Float[Array, "b t y x 3"]:
     """Clips of the prompts, in about [-1, 1].
 
-    negative: the text that guidance leads away from. size: height and width in pixels. scale: of classifier-free guidance,
-    1 is unguided. z: latents of pure noise instead of the key's own.
+    negative: the text that guidance leads away from. size: height and width in pixels, the model's own by default. scale: of
+    classifier-free guidance, 1 is unguided. z: latents of pure noise instead of the key's own.
     """
-    if not prompts:
-        raise UserError("there are no prompts; give at least one")
-    shape = _latent_shape(model, len(prompts), frames, size)
-    if z is None:
-        z = jax.random.normal(named(key, "start"), shape)
-    if z.shape != shape:
-        raise UserError(f"the start has shape {z.shape}, these settings need {shape}")
+    one_each(len(prompts), prompts)
+    z = start(z, model.latent_shape(len(prompts), frames, size or model.size), key)
     args = {
         "unet": model.unet,
-        "text": model.embed(prompts),
-        "none": model.embed([negative] * len(prompts)),
+        "given": {"context": model.embed(prompts)},
+        "none": {"context": model.embed([negative] * len(prompts))},
         "scale": jnp.float32(scale),
     }
-    run = _text_program(sampler, model.noise)
-    return model.decode(run(args, z, model.noise.grid(steps), key, progress=progress))
+    run = guided_program(sampler, model.noise, two_branches)
+    z = run(args, z, model.noise.grid(steps), key, progress=progress)
+    return decode(model.autoencoder, z)
 
 
 def text_to_image(
@@ -151,7 +158,7 @@ def text_to_image(
     key: Key[Array, ""],
     *,
     negative: str = "",
-    size: tuple[int, int] = (512, 512),
+    size: tuple[int, int] | None = None,
     steps: int = 50,
     scale: float = 7.5,
     sampler: SamplerName = "ddim",
@@ -192,99 +199,34 @@ def edit_image(
 
     images: in [-1, 1], sides multiples of the autoencoder's factor. text_scale, image_scale: s_T and s_I.
     """
-    if len(images) != len(instructions):
-        raise UserError(
-            f"{len(images)} images and {len(instructions)} instructions; give one for each"
-        )
+    one_each(len(images), instructions)
     count, height, width, _ = images.shape
-    shape = _latent_shape(model, count, 1, (height, width))
-    wanted = shape[-1] + model.autoencoder.config.latents
+    shape = model.latent_shape(count, 1, (height, width))
+    wanted = 2 * shape[-1]
     if model.unet.config.inputs != wanted:
         raise UserError(
             f"the U-Net takes {model.unet.config.inputs} channels, an editing one takes {wanted}; "
             "give InstructPix2Pix's folder"
         )
-    if z is None:
-        z = jax.random.normal(named(key, "start"), shape)
     args = {
         "unet": model.unet,
         "text": model.embed(instructions),
         "none": model.embed([negative] * count),
-        # As published: the mean, and not scaled.
-        "image": _mean(model.autoencoder, images[:, None]),
+        "image": latent_mean(model.autoencoder, images[:, None]),
         "text_scale": jnp.float32(text_scale),
         "image_scale": jnp.float32(image_scale),
     }
-    run = _edit_program(sampler, model.noise)
-    return model.decode(run(args, z, model.noise.grid(steps), key, progress=progress))
+    run = guided_program(sampler, model.noise, _of_instruction)
+    z = run(args, start(z, shape, key), model.noise.grid(steps), key, progress=progress)
+    return decode(model.autoencoder, z)
 
 
-def _latent_shape(
-    model: LatentDiffusion, count: int, frames: int, size: tuple[int, int]
-) -> tuple[int, ...]:
-    if any(side < 1 or side % model.factor for side in size):
-        raise UserError(
-            f"height x width is {size[0]} x {size[1]}; both must be multiples of {model.factor}"
-        )
-    if frames < 1:
-        raise UserError(f"frames is {frames}; it must be 1 or more")
-    return (
-        count,
-        frames,
-        *(side // model.factor for side in size),
-        model.autoencoder.config.latents,
+def _of_instruction(args: Any) -> Sequence[guidance.Branch]:
+    image, blank = args["image"], jnp.zeros_like(args["image"])
+    return guidance.instruct_pix2pix(
+        {"context": args["text"], "image": image},
+        {"context": args["none"], "image": image},
+        {"context": args["none"], "image": blank},
+        args["image_scale"],
+        args["text_scale"],
     )
-
-
-def network_denoise(
-    noise: PublishedNoise, unet: ConditionalUNet
-) -> Callable[[Array, Level, Any], Prediction]:
-    """The conditional denoiser of a published U-Net.
-
-    Conditions are a dictionary: "context", the text's tokens, and, for networks that take more channels, "image", which is laid
-    beside z.
-    """
-
-    def denoise(z: Array, level: Level, conditions: Any) -> Prediction:
-        dtype = unet.conv_in.kernel[...].dtype
-        given = z
-        if "image" in conditions:
-            given = jnp.concatenate([z, conditions["image"].astype(z.dtype)], axis=-1)
-        time = noise.table.network_time(level.logsnr)
-        output = unet(given.astype(dtype), time, conditions["context"])
-        return to_prediction(output.astype(jnp.float32), z, level.logsnr, noise.target)
-
-    return denoise
-
-
-def _bounded(denoise: Denoise, noise: PublishedNoise) -> Denoise:
-    if noise.clip is None:
-        return denoise
-    return guidance.static_threshold(denoise, -noise.clip, noise.clip)
-
-
-@functools.lru_cache(maxsize=8)
-def _text_program(sampler: SamplerName, noise: PublishedNoise) -> Program:
-    def make(args: Any) -> Denoise:
-        table = guidance.classifier_free(
-            {"context": args["text"]}, {"context": args["none"]}, args["scale"]
-        )
-        return _bounded(guidance.guided(network_denoise(noise, args["unet"]), table), noise)
-
-    return program(SAMPLERS[sampler](), make)
-
-
-@functools.lru_cache(maxsize=8)
-def _edit_program(sampler: SamplerName, noise: PublishedNoise) -> Program:
-    def make(args: Any) -> Denoise:
-        image, blank = args["image"], jnp.zeros_like(args["image"])
-        table = guidance.instruct_pix2pix(
-            {"context": args["text"], "image": image},
-            {"context": args["none"], "image": image},
-            {"context": args["none"], "image": blank},
-            args["image_scale"],
-            args["text_scale"],
-        )
-        return _bounded(guidance.guided(network_denoise(noise, args["unet"]), table), noise)
-
-    return program(SAMPLERS[sampler](), make)

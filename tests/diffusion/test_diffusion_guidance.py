@@ -159,16 +159,17 @@ def test_a_condition_without_batch_axis_is_refused_together():
         guidance.guided(conditional, table)(Z, level())
 
 
-def test_dynamic_threshold_is_imagens():
+@pytest.mark.parametrize("ceiling", [np.inf, 1.5])
+def test_dynamic_threshold_is_imagens(ceiling):
     x = np.asarray(3 * XC, np.float32)
     x[2] *= 0.01  # inside [-1, 1]: untouched
     for fraction in (0.5, 0.9, 0.995):
         expected = np.empty_like(x)
         for b in range(B):
-            r = max(np.quantile(np.abs(x[b]), fraction), 1.0)
+            r = min(max(np.quantile(np.abs(x[b]), fraction), 1.0), ceiling)
             expected[b] = np.clip(x[b], -r, r) / r
         denoise = guidance.dynamic_threshold(
-            lambda z, level: Prediction(jnp.asarray(x), z, {"v": z}), fraction
+            lambda z, level: Prediction(jnp.asarray(x), z, {"v": z}), fraction, ceiling=ceiling
         )
         got = denoise(Z, level())
         np.testing.assert_allclose(got.x, expected, rtol=1e-5, atol=1e-6)

@@ -178,3 +178,22 @@ def test_edm_noise_is_log_normal_and_variance_preserving_at_the_same_snr():
 def test_network_time_is_logsnr(schedule):
     logsnr = jnp.asarray([[-3.0, 7.0]])
     assert (schedule.network_time(logsnr) == logsnr).all()
+
+
+@pytest.mark.parametrize("kind", [LinearTable, ScaledLinearTable, SquaredCosineTable])
+def test_zero_terminal_snr_is_lins(kind):
+    """Lin et al. 2024, Algorithm 1, one entry at a time: the first level stays, the last has no signal."""
+    table, plain = kind(50, zero_terminal=True), kind(50)
+    alphas, product = [], 1.0
+    for beta in plain.betas():
+        product *= 1 - beta
+        alphas.append(product**0.5)
+    first, last = alphas[0], alphas[-1]
+    expected = [(alpha - last) * first / (first - last) for alpha in alphas[:-1]]
+    logsnr = np.array([np.log(alpha**2 / (1 - alpha**2)) for alpha in expected])
+    np.testing.assert_allclose(table.logsnr_table[:-1], logsnr, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(table.logsnr_table[0], plain.logsnr_table[0], rtol=1e-5)
+    alpha, _ = process.alpha_sigma(jnp.asarray(table.logsnr_table[-1:]))
+    assert 0 < alpha[0] < 1e-8
+    index = table.network_time(jnp.asarray(table.logsnr_table))
+    np.testing.assert_allclose(index, np.arange(50), atol=1e-3)

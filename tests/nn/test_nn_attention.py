@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxvid.nn import attention
 from jaxvid.nn.attention import (
     AttentionPooling,
     MultiHeadAttention,
     RelativePositions,
     SpatialAttention,
     TemporalAttention,
+    attend,
 )
 from jaxvid.nn.segments import temporal_mask
 
@@ -40,6 +42,31 @@ def test_attention_to_a_context_under_a_mask():
     mask[:, :, 0] = False
     y = naive.call(layer, x, context, mask=mask)
     np.testing.assert_allclose(y, naive.attention(p, x, HEAD, context, mask), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 7])
+@pytest.mark.parametrize("masked", ["not", "by key", "by query"])
+def test_many_scores_are_computed_in_parts(rows, masked, monkeypatch):
+    """Numbers and gradients as at once, also where the parts do not divide the queries."""
+    q, k, v = (jnp.asarray(naive.normal(2, n, 3, HEAD, seed=n)) for n in (7, 5, 5))
+    mask = None
+    if masked != "not":
+        mask = np.random.default_rng(0).random((2, 1 if masked == "by key" else 7, 5)) < 0.5
+        mask[:, :, 1] = True
+        mask = jnp.asarray(mask)
+
+    def both(q, k, v):
+        y, back = jax.vjp(lambda *given: attend(*given, mask=mask), q, k, v)
+        return y, back(jnp.cos(y))
+
+    whole = naive.compiled(both)(q, k, v)
+    monkeypatch.setattr(attention, "LARGEST", rows * 5)
+    assert "scan" in str(jax.make_jaxpr(lambda *given: both(*given)[0])(q, k, v)) or rows == 7
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6),
+        naive.compiled(lambda *given: both(*given))(q, k, v),
+        whole,
+    )
 
 
 def test_a_query_that_may_see_nothing_stays_finite():

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+PIPELINE_TRUTH = Path(__file__).with_name("pipeline_truth.json")
+
 
 def generator(name):
     """Of the name alone."""
@@ -39,6 +41,56 @@ def given(name, shape, kind="normal"):
     if isinstance(kind, int):
         return rng.integers(0, kind, shape)
     return rng.standard_normal(shape).astype(np.float32)
+
+
+def write_tokenizer(folder):
+    """CLIP's layout: bytes, bytes that end a word, a few merges, the two marks. Returns the folder."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    merges = ["t h", "th e</w>", "r e", "re d</w>", "c i", "ci r"]
+    tokens = [*letters, *(letter + "</w>" for letter in letters)]
+    tokens += [merge.replace(" ", "") for merge in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 20,
+        "pad_token": "!",
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write_pipeline(folder, name):
+    """The folder of a stored pipeline, as diffusers wrote it. Returns the folder, and diffusers' outputs."""
+    truth = json.loads(PIPELINE_TRUTH.read_text())[name]
+    folder = Path(folder)
+    for file, content in truth["files"].items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(json.dumps(content))
+    for file, shapes in truth["shapes"].items():
+        save_file(
+            {
+                key: np.ascontiguousarray(weight(named_once(key), shape))
+                for key, shape in shapes.items()
+            },
+            folder / file,
+        )
+    if not (folder / "tokenizer").is_dir():
+        write_tokenizer(folder / "tokenizer")
+    outputs = [np.reshape(each["values"], each["shape"]) for each in truth["outputs"]]
+    return folder, outputs
+
+
+def named_once(name):
+    """T5's table of words is one tensor under two names."""
+    return "shared.weight" if name == "encoder.embed_tokens.weight" else name
 
 
 def write_folder(folder, config, shapes, adapter=None, file="diffusion_pytorch_model.safetensors"):

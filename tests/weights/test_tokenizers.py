@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from pipeline_folders import write_tokenizer
+from fabricate import write_tokenizer
 
 from jaxvid.core.errors import UserError
 from jaxvid.weights.tokenizers import ClipTokenizer, T5Tokenizer, read_sentence_pieces

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from fabricate import given, weight
+from fabricate import given, named_once, weight
 from families import FAMILIES
 
 TRUTH = Path(__file__).with_name("truth.json")
@@ -32,15 +32,10 @@ def build(family):
     state = model.state_dict()
     for name, tensor in state.items():
         if not name.endswith((".position_ids", ".pos_embed.pe")):
-            made = weight(published(name), tuple(tensor.shape))
+            made = weight(named_once(name), tuple(tensor.shape))
             tensor.copy_(torch.from_numpy(np.ascontiguousarray(made)))
     model.load_state_dict(state)
     return model.eval()
-
-
-def published(name):
-    """T5's table of words is one tensor under two names."""
-    return "shared.weight" if name == "encoder.embed_tokens.weight" else name
 
 
 def ask(model, family):
@@ -65,7 +60,7 @@ def main():
         truth[name] = {
             "config": config_of(model, family),
             "shapes": {key: list(tensor.shape) for key, tensor in model.state_dict().items()
-                       if published(key) == key},
+                       if named_once(key) == key},
             "outputs": [
                 {"shape": list(each.shape), "values": [float(f"{x:.7g}") for x in each.ravel()]}
                 for each in ask(model, family)
