@@ -38,8 +38,8 @@ class Level:
     """One resolution of the U-Net.
 
     blocks: residual blocks on the way down; one more on the way up. attention: after each of them. depth: transformer blocks
-    of each attention. only_context: no attention to the pixels themselves. eps: of this level's blocks on the way down,
-    where it differs from the network's.
+    of each attention. only_context: no attention to the pixels themselves. eps, up_eps: of the norms of this level's blocks
+    on the way down and on the way up, where they differ from the network's.
     """
 
     width: int
@@ -49,6 +49,7 @@ class Level:
     depth: int = 1
     only_context: bool = False
     eps: float | None = None
+    up_eps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,7 @@ def up_stages(config: ConditionalUNetConfig, key: Key[Array, ""]) -> list[Stage]
     for i, level in enumerate(reversed(config.levels)):
         widths = [inputs + skips.pop() for inputs in [before] + [level.width] * level.blocks]
         resample = "up" if i + 1 < len(config.levels) else "none"
-        level = replace(level, eps=None)
+        level = replace(level, eps=level.up_eps)
         stages.append(Stage(config, level, widths, named(key, i), resample=resample))
         before = level.width
     return stages

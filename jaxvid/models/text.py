@@ -61,6 +61,7 @@ class TextEncoder(nnx.Module):
     """Tokens to one vector a token. Layers are stored stacked and scanned."""
 
     def __init__(self, config: TextConfig, key: Key[Array, ""]):
+        self.config = config
         self.words = Embedding(config.vocabulary, config.width, named(key, "words"))
         self.places = Embedding(config.positions, config.width, named(key, "places"))
         self.kind = nnx.Param(jnp.zeros(config.width))

@@ -14,7 +14,7 @@ from jaxvid.models.clip import (
 )
 from jaxvid.models.t5 import T5Config, T5Encoder
 from jaxvid.weights.fields import Fields, read_fields
-from jaxvid.weights.loading import WHOLE, Loading, load_folder
+from jaxvid.weights.loading import WHOLE, Loading, load, load_folder, tensors_of
 from jaxvid.weights.naming import Rules
 
 CLIP_TEXT: Rules = (
@@ -150,10 +150,14 @@ def load_t5(folder: str | Path, how: Loading = WHOLE) -> T5Encoder:
         fields.take(name, 0)
     fields.end({})
     abstract = jax.eval_shape(lambda key: T5Encoder(config, key), jax.random.key(0))
-    return load_folder(folder, abstract, T5, how, _of_encoder)
+    tensors = tensors_of(folder, "a T5Encoder", how, _of_encoder)
+    # The encoder's table of words is the shared one: some files hold both names, some either.
+    tensors.alike("shared.weight", ["encoder.embed_tokens.weight"])
+    module = load(abstract, tensors, T5, how)
+    tensors.end()
+    return module
 
 
 def _of_encoder(name: str) -> str | None:
-    """The table of words is stored twice, and a decoder may stand beside the encoder."""
-    other = name.startswith(("decoder.", "lm_head.")) or name == "encoder.embed_tokens.weight"
-    return None if other else name
+    """A decoder may stand beside the encoder."""
+    return None if name.startswith(("decoder.", "lm_head.")) else name

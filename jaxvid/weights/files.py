@@ -1,12 +1,14 @@
 """Which files hold a published model: one file of safetensors, or shards that an index lists, of the variant asked for."""
 
 import json
+import re
 from pathlib import Path
 
 from jaxvid.core.errors import UserError
 from jaxvid.weights.tensors import files_of
 
-INDEX = ".safetensors.index.json"
+# `model.safetensors.index.json`; of a variant also `model.safetensors.index.fp16.json`, as the libraries write it.
+INDEX = re.compile(r"[^.]*(?:\.([^.]+))?\.safetensors\.index(?:\.([^.]+))?\.json")
 LARGEST = 1 << 26  # bytes of an index
 
 
@@ -22,11 +24,8 @@ def model_files(folder: str | Path, kind: str, variant: str | None = None) -> li
     if not chosen:
         known = sorted({str(_variant(file)) for file in found})
         raise UserError(f"{folder} has no files of variant {variant}; there are {', '.join(known)}")
-    indices = [
-        file
-        for file in Path(folder).iterdir()
-        if file.name.endswith(INDEX) and _index_variant(file) == variant
-    ]
+    named = [(file, INDEX.fullmatch(file.name)) for file in sorted(Path(folder).iterdir())]
+    indices = [file for file, match in named if match and (match[1] or match[2]) == variant]
     if len(indices) > 1:
         raise UserError(f"{folder} has {len(indices)} indices of one variant; keep one")
     if indices:
@@ -41,12 +40,6 @@ def _variant(file: Path) -> str | None:
     """The variant in a file's name: `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors`."""
     parts = file.name.removesuffix(".safetensors").split(".")
     return parts[1].partition("-")[0] or None if len(parts) > 1 else None
-
-
-def _index_variant(file: Path) -> str | None:
-    """`model.safetensors.index.json` has none; `model.fp16.safetensors.index.json` and `model.safetensors.index.fp16.json` have."""
-    parts = file.name.removesuffix(INDEX).split(".")
-    return parts[1] if len(parts) > 1 else None
 
 
 def _shards(index: Path) -> list[Path]:

@@ -20,18 +20,36 @@ from jaxvid.weights.naming import Rules, Stored, part_of_theirs, stored, to_ours
 from jaxvid.weights.tensors import Reader, Rename, Tensors
 
 Module = TypeVar("Module")
+Places = Mapping[str, jax.sharding.Sharding | None]
+Index = tuple[slice, ...]
+Read = Callable[[Index | None], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Loading:
     """How to load.
 
-    dtype: of the parameters. variant: which files, such as "fp16" for `model.fp16.safetensors`. shardings: by path.
+    dtype: of the parameters. variant: which files, such as "fp16" for `model.fp16.safetensors`. shardings: by path, None for
+    the default device; or a function that gives them of `{path: shape and dtype}`, which serves every network of a pipeline:
+
+        mesh = make_mesh(MeshConfig(fsdp=8))
+        unet = load_unet("stable-diffusion-v1-5/unet", Loading(shardings=partial(parameter_sharding, mesh)))
+
+    with `jaxvid.core.mesh`, whose rules then hold.
     """
 
     dtype: Any = jnp.float32
     variant: str | None = None
-    shardings: Mapping[str, jax.sharding.Sharding] | None = None
+    shardings: Places | Callable[[Mapping[str, Any]], Places] | None = None
+
+    def places(self, abstract: Mapping[str, Any]) -> Places:
+        """The sharding of each leaf of `{path: shape and dtype}`. Raises ValueError where one of them has none."""
+        if self.shardings is None:
+            return dict.fromkeys(abstract)
+        found = self.shardings(abstract) if callable(self.shardings) else self.shardings
+        if missing := sorted(set(abstract) - set(found)):
+            raise ValueError(f"no sharding for {missing[:5]}; give one, or None, for each path")
+        return found
 
 
 WHOLE = Loading()
@@ -58,18 +76,20 @@ def load_folder(
     return module
 
 
-def load(
-    abstract: Module,
-    tensors: Tensors,
-    rules: Rules,
-    how: Loading = WHOLE,
-) -> Module:
+def load(abstract: Module, tensors: Tensors, rules: Rules, how: Loading = WHOLE) -> Module:
     """The module of shapes `abstract` with the tensors' numbers.
 
     Names that are left over are for the caller to refuse (`Tensors.end`), when all modules of the files are loaded.
     Raises UserError.
     """
-    shapes = flatten(abstract)
+    return unflatten(abstract, load_leaves(flatten(abstract), tensors, rules, how))
+
+
+def load_leaves(
+    shapes: Mapping[str, Any], tensors: Tensors, rules: Rules, how: Loading = WHOLE
+) -> dict[str, jax.Array]:
+    """Leaves by path, of the shapes given by path. Nothing is read before all of them are found."""
+    places = how.places(shapes)
     plan = {}
     for path, leaf in shapes.items():
         entries = stored(path, leaf.shape, rules)
@@ -77,20 +97,19 @@ def load(
     values = {}
     for path, leaf in shapes.items():
         read = _reading(plan[path], leaf.shape, how.dtype)
-        if how.shardings is None:
+        place = places[path]
+        if place is None:
             values[path] = jnp.asarray(read(None))
         else:
-            values[path] = jax.make_array_from_callback(leaf.shape, how.shardings[path], read)
-    return unflatten(abstract, values)
+            values[path] = jax.make_array_from_callback(leaf.shape, place, _once(read))
+    return values
 
 
-def _reading(
-    entries: list[tuple[Stored, Reader]], shape: tuple[int, ...], dtype: Any
-) -> Callable[[tuple[slice, ...] | None], np.ndarray]:
+def _reading(entries: list[tuple[Stored, Reader]], shape: tuple[int, ...], dtype: Any) -> Read:
     """A function from an index of ours to the numbers there."""
     stacked = len(shape) > len(entries[0][0].axes)
 
-    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+    def read(index: Index | None) -> np.ndarray:
         index = (slice(None),) * len(shape) if index is None else index
         layers, own = (entries[index[0]], index[1:]) if stacked else (entries, index)
         parts = [
@@ -100,6 +119,19 @@ def _reading(
         return np.stack(parts) if stacked else parts[0]
 
     return read
+
+
+def _once(read: Read) -> Read:
+    """`read`, each slice once: several devices may hold the same."""
+    known: dict[str, np.ndarray] = {}
+
+    def shared(index: Index | None) -> np.ndarray:
+        key = str(index)  # slices cannot be keys before Python 3.12
+        if key not in known:
+            known[key] = read(index)
+        return known[key]
+
+    return shared
 
 
 def published(module: Any, rules: Rules, *, dtype: Any = np.float32) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ own name (`kernel`, `scale`, `table` are all "weight"), and a few rules of the a
 paths and what stands in its place. Layers that we keep stacked under `layers/` have a name each, with their number for "{}".
 
 Ours are channels last: a dense kernel [in, out] is [out, in] there, a convolution's [h, w, in, out] is [out, in, h, w], one
-over time [t, in, out] is [out, in, t, 1, 1].
+over time [t, in, out] is [out, in, t, 1, 1]. A vector named `kind` is the first row of a table.
 """
 
 import re
@@ -18,8 +18,9 @@ from jaxtyping import Shaped
 Rules = Sequence[tuple[str, str]]
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "table": "weight"}
-# Theirs to ours: which of their axes each of ours is; a convolution over time has two axes of one pixel.
+# Theirs to ours: which of their axes each of ours is. A convolution over time has two more, of one pixel.
 _AXES = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0)}
+_ROW = "kind"
 
 ATTENTION: Rules = (
     (r"/query/", "/to_q/"),
@@ -40,7 +41,7 @@ MOTION: Rules = ((r"/temp_attentions/", "/motion_modules/"), *UNET)
 
 
 class Stored(NamedTuple):
-    """A tensor of a file: its name, its shape there, and `axes`: which of them (without those of 1) each of ours is."""
+    """A tensor of a file: its name, its shape there, and `axes`: which of its axes each of ours is; the others are of 1."""
 
     name: str
     shape: tuple[int, ...]
@@ -52,33 +53,46 @@ def stored(path: str, shape: tuple[int, ...], rules: Rules) -> list[Stored]:
     parts = path.split("/")
     layers = parts[0] == "layers"
     count, own = (shape[0], shape[1:]) if layers else (1, shape)
-    rank = len(own)
-    axes = _AXES[rank] if parts[-1] == "kernel" else tuple(range(rank))
+    leaf, rank = parts[-1], len(own)
+    axes = _AXES[rank] if leaf == "kernel" else tuple(range(rank))
     theirs = tuple(own[axes.index(i)] for i in range(rank))
-    if parts[-1] == "kernel" and rank == 3:
+    if leaf == "kernel" and rank == 3:
         theirs += (1, 1)
+    elif leaf == _ROW:
+        axes, theirs = (1,), (1, *own)
     if layers:
         parts.insert(1, "{}")
-    parts[-1] = _LEAVES.get(parts[-1], parts[-1])
-    name = "/" + "/".join(parts)
+    name = renamed("/".join([*parts[:-1], _LEAVES.get(leaf, leaf)]), rules)
+    return [Stored(name.replace("{}", str(i)), theirs, axes) for i in range(count)]
+
+
+def renamed(path: str, rules: Rules) -> str:
+    """The published name of a leaf whose own name is theirs already, or of a module, whose path then ends in "/"."""
+    name = "/" + path
     for pattern, instead in rules:
         name = re.sub(pattern, instead, name)
-    name = name.removeprefix("/").replace("/", ".")
-    return [Stored(name.replace("{}", str(i)), theirs, axes) for i in range(count)]
+    return name.strip("/").replace("/", ".")
 
 
 def to_ours(tensor: Shaped[np.ndarray, "..."], entry: Stored) -> Shaped[np.ndarray, "..."]:
     """A published tensor in our layout."""
-    return tensor.reshape(tensor.shape[: len(entry.axes)]).transpose(entry.axes)
+    ones = _ones(entry)
+    return tensor.transpose(*entry.axes, *ones).reshape([tensor.shape[i] for i in entry.axes])
 
 
 def to_theirs(leaf: Shaped[np.ndarray, "..."], entry: Stored) -> Shaped[np.ndarray, "..."]:
     """A leaf of ours (one layer of a stacked one) as it is published."""
-    return np.ascontiguousarray(leaf.transpose(np.argsort(entry.axes))).reshape(entry.shape)
+    ones = _ones(entry)
+    wide = leaf.reshape(*leaf.shape, *(1 for _ in ones))
+    return np.ascontiguousarray(wide.transpose(np.argsort((*entry.axes, *ones))))
 
 
 def part_of_theirs(index: tuple[slice, ...], entry: Stored) -> tuple[slice, ...]:
     """The slice of the published tensor that holds `index` of ours."""
-    inverse = np.argsort(entry.axes)
-    ones = len(entry.shape) - len(entry.axes)
-    return (*(index[i] for i in inverse), *([slice(None)] * ones))
+    ours = {axis: index[i] for i, axis in enumerate(entry.axes)}
+    return tuple(ours.get(axis, slice(0, 1)) for axis in range(len(entry.shape)))
+
+
+def _ones(entry: Stored) -> tuple[int, ...]:
+    """Their axes that are none of ours."""
+    return tuple(axis for axis in range(len(entry.shape)) if axis not in entry.axes)

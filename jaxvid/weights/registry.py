@@ -12,7 +12,9 @@ from jaxvid.models.clip import ClipImage, ClipText
 from jaxvid.models.conditional_unet import ConditionalUNet, MotionConfig
 from jaxvid.models.prior import ImageConditions, Prior
 from jaxvid.models.t5 import T5Encoder
+from jaxvid.models.text import TextEncoder
 from jaxvid.weights.autoencoders import load_autoencoder
+from jaxvid.weights.bert import BERT, KINDS, load_bert
 from jaxvid.weights.encoders import (
     CLIP_IMAGE,
     CLIP_LAYER,
@@ -45,6 +47,8 @@ LOADERS: Mapping[str, Callable[[str | Path, Loading], Any]] = {
     "CLIPVisionModel": load_clip_image,
     "CLIPVisionModelWithProjection": load_clip_image,
     "T5EncoderModel": load_t5,
+    "T5ForConditionalGeneration": load_t5,
+    **dict.fromkeys(KINDS, load_bert),
     "PriorTransformer": load_prior,
     "UnCLIPTextProjModel": load_image_conditions,
 }
@@ -53,6 +57,7 @@ RULES: Mapping[type, Rules] = {
     ClipText: (*CLIP_TEXT, *CLIP_LAYER),
     ClipImage: (*CLIP_IMAGE, *CLIP_LAYER),
     T5Encoder: T5,
+    TextEncoder: BERT,
     Prior: PRIOR,
     ImageConditions: IMAGE_CONDITIONS,
 }

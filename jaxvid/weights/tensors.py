@@ -66,6 +66,11 @@ class Tensors:
                 self._left[name] = file, own
                 self.shapes[name] = tuple(stored.get_slice(own).get_shape())
 
+    @property
+    def files(self) -> str:
+        """Their names, for complaints."""
+        return ", ".join(str(file) for file in self._files)
+
     def join(self, others: "Tensors") -> None:
         """Takes over the others' tensors. Raises UserError for a name that both have."""
         for name, (file, own) in others._left.items():
@@ -75,11 +80,25 @@ class Tensors:
         self.shapes |= others.shapes
         self._files |= others._files
 
+    def alike(self, name: str, copies: Sequence[str]) -> None:
+        """Says that `name` and `copies` are one tensor, of which the first that is there is claimed as `name`."""
+        names = [each for each in (name, *copies) if each in self._left]
+        places = [self._left.pop(each) for each in names]
+        shapes = [self.shapes.pop(each) for each in names]
+        if names:
+            self._left[name], self.shapes[name] = places[0], shapes[0]
+
+    def cut(self, name: str) -> None:
+        """Of the table of that name, if it is there, its first row is to be claimed, as a table of one row."""
+        if len(self.shapes.get(name, ())) == 2:
+            self.shapes[name] = (1, *self.shapes[name][1:])
+
     def claim(self, name: str, shape: tuple[int, ...]) -> "Reader":
         """The tensor of that name, which nobody has claimed before, to be read later."""
         if name not in self._left:
-            files = ", ".join(str(file) for file in self._files)
-            raise UserError(f"{files}: no tensor {name}, which {self.kind} needs; add its file")
+            raise UserError(
+                f"{self.files}: no tensor {name}, which {self.kind} needs; add its file"
+            )
         file, own = self._left.pop(name)
         if self.shapes[name] != shape:
             raise UserError(

@@ -142,13 +142,16 @@ def _levels(
             raise fields.refusal("down_block_types", pair[0], f"with {pair[1]} it cannot be read")
         attention, resampling = BLOCKS[pair]
         resamplings.add(resampling)
-        eps = 1e-6 if pair[0] == "CrossAttnDownBlockSpatioTemporal" else None
+        # Written into these classes, whatever the config says.
+        eps_down = 1e-6 if pair[0] == "CrossAttnDownBlockSpatioTemporal" else None
+        eps_up = 1e-6 if pair[1].endswith("SpatioTemporal") else None
         size = heads(attention, widths[i], sizes[i])
         if size < 1 or widths[i] % size:
             raise fields.refusal(
                 "attention_head_dim", sizes[i], f"width {widths[i]} does not divide"
             )
-        levels.append(Level(widths[i], blocks[i], attention, size, depths[i], bool(onlys[i]), eps))
+        eps = eps_down, eps_up
+        levels.append(Level(widths[i], blocks[i], attention, size, depths[i], bool(onlys[i]), *eps))
     if len(resamplings) > 1:
         raise fields.refusal("down_block_types", down, "all must halve the sides in the same way")
     return tuple(levels), resamplings.pop()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxvid.weights.autoencoders import load_autoencoder
 from jaxvid.weights.encoders import load_clip_image, load_clip_text, load_t5
+from jaxvid.weights.loading import WHOLE
 from jaxvid.weights.unclip import load_image_conditions, load_prior
 from jaxvid.weights.unets import load_motion, load_unet
 
@@ -54,12 +55,17 @@ def clip_first(x):
     return x.transpose(0, 4, 1, 2, 3)
 
 
+def frames_first(x):
+    """`b t h w c` to `(b t) c h w`."""
+    return x.reshape(-1, *x.shape[2:]).transpose(0, 3, 1, 2)
+
+
 def ask_unet(model, x):
     """Of an image model with whatever it is given."""
     names = {"context": "encoder_hidden_states", "label": "class_labels"}
     more = {new: x[old] for old, new in names.items() if old in x}
     if "mask" in x:
-        more["attention_mask"] = x["mask"]
+        more["encoder_attention_mask"] = x["mask"]
     return model(x["z"], x["time"], **more).sample
 
 
@@ -226,8 +232,10 @@ UNETS["animatediff"] = Family(
     "UNet2DConditionModel",
     IMAGE,
     {**INPUTS, "z": ((2, 4, 3, 7, 10), "normal")},
-    lambda model, x: model(x["z"], x["time"], x["context"].repeat_interleave(3, 0)).sample,
-    lambda folder: load_motion(folder, folder / "adapter"),
+    lambda model, x: (
+        model(x["z"], x["time"], x["context"].repeat_interleave(x["z"].shape[2], 0)).sample
+    ),
+    lambda folder, how=WHOLE: load_motion(folder, folder / "adapter", how),
     UNETS["modelscope"].call,
     adapter={
         "block_out_channels": (16, 32),
@@ -266,25 +274,33 @@ AUTOENCODERS = {
             "layers_per_block": 2,
             "down_block_types": ("DownEncoderBlock2D",) * 2,
         },
-        {"x": ((2, 3, 8, 12), "normal"), "z": ((6, 4, 5, 3), "normal")},
+        {"x": ((2, 3, 8, 12), "normal"), "z": ((2, 3, 4, 5, 3), "normal")},
         lambda model, x: (
             model.encode(x["x"]).latent_dist.mean,
-            model.decode(x["z"], num_frames=3).sample,
+            model.decode(x["z"].flatten(0, 1), num_frames=x["z"].shape[1]).sample,
         ),
         load_autoencoder,
         lambda vae, x: (
             first(vae.moments(last(x["x"]))[0]),
-            jnp.asarray(
-                vae.decode(
-                    jnp.asarray(x["z"]).reshape(2, 3, 4, 5, 3).transpose(0, 1, 3, 4, 2)
-                    * vae.config.scale
-                )
-            )
-            .transpose(0, 1, 4, 2, 3)
-            .reshape(6, 3, 10, 6),
+            frames_first(
+                vae.decode(jnp.asarray(x["z"]).transpose(0, 1, 3, 4, 2) * vae.config.scale)
+            ),
         ),
     ),
 }
+
+
+def ask_clip(model, x):
+    """Of a text encoder: tokens, and the vector, projected or not."""
+    found = model(x["tokens"], attention_mask=x.get("mask"))
+    vector = found.text_embeds if "text_embeds" in found else found.pooler_output
+    return found.last_hidden_state, vector
+
+
+def call_clip(clip, x):
+    """Likewise."""
+    return clip(jnp.asarray(x["tokens"]), mask=jnp.asarray(x["mask"]) if "mask" in x else None)
+
 
 CLIP = {
     "hidden_size": 32,
@@ -299,21 +315,18 @@ ENCODERS = {
         "CLIPTextModel",
         {**TEXT, "hidden_act": "quick_gelu", "eos_token_id": 2, "bos_token_id": 0},
         {"tokens": ((2, 9), 98)},
-        lambda model, x: (model(x["tokens"]).last_hidden_state, model(x["tokens"]).pooler_output),
+        ask_clip,
         load_clip_text,
-        lambda clip, x: clip(jnp.asarray(x["tokens"])),
+        call_clip,
     ),
     "clip text, projected": Family(
         "transformers",
         "CLIPTextModelWithProjection",
         {**TEXT, "hidden_act": "gelu", "eos_token_id": 7, "bos_token_id": 0, "projection_dim": 12},
         {"tokens": ((3, 20), 9), "mask": ((3, 20), "mask")},
-        lambda model, x: (
-            model(x["tokens"], attention_mask=x["mask"]).last_hidden_state,
-            model(x["tokens"], attention_mask=x["mask"]).text_embeds,
-        ),
+        ask_clip,
         load_clip_text,
-        lambda clip, x: clip(jnp.asarray(x["tokens"]), mask=jnp.asarray(x["mask"])),
+        call_clip,
     ),
     "clip image": Family(
         "transformers",

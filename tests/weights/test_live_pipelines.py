@@ -12,6 +12,7 @@ pytestmark = pytest.mark.parity
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_pipeline_equals_diffusers(name, tmp_path):
+    pytest.importorskip("diffusers")
     from pipeline_folders import outputs
 
     expected = outputs(name, tmp_path)
@@ -23,6 +24,7 @@ def test_a_pipeline_equals_diffusers(name, tmp_path):
 @pytest.mark.parametrize("size", [(240, 320), (225, 224), (100, 700), (48, 31)])
 def test_images_are_resized_for_clip_as_published(size):
     """Smaller, larger, and one side of each. PyTorch's places are float32, which is what the bound allows for."""
+    pytest.importorskip("diffusers")
     from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as svd
     from pipeline_folders import channels_first
 

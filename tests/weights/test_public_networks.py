@@ -12,11 +12,16 @@ from families import FAMILIES
 TRUTH = json.loads(Path(__file__).with_name("truth.json").read_text())
 
 
-def outputs(family, module):
-    """Ours, as a list of arrays."""
+def outputs(family, module, dtype=np.float32):
+    """Ours in float32, as a list of arrays. dtype: of the floating inputs, in which the network then computes."""
     inputs = {name: given(name, *about) for name, about in family.inputs.items()}
+    inputs = {
+        name: each.astype(dtype) if each.dtype == np.float32 else each
+        for name, each in inputs.items()
+    }
     found = jax.jit(family.call)(module, inputs)
-    return [np.asarray(each) for each in (found if isinstance(found, tuple) else (found,))]
+    found = found if isinstance(found, tuple) else (found,)
+    return [np.asarray(each, np.float32) for each in found]
 
 
 def difference(found, expected):

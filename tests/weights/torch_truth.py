@@ -38,18 +38,28 @@ def build(family):
     return model.eval()
 
 
-def ask(model, family):
-    """The model's outputs for the fabricated inputs, as a list of arrays."""
+def ask(model, family, round_to=None):
+    """The model's float32 outputs for the fabricated inputs, as a list of arrays.
+
+    round_to: the name of a type; floating inputs are of it first, and then of the type of the model's parameters.
+    """
     import torch
 
     inputs = {
         name: torch.from_numpy(np.ascontiguousarray(given(name, *about)))
         for name, about in family.inputs.items()
     }
+    if round_to is not None:
+        inputs = {
+            name: each.to(getattr(torch, round_to)).to(model.dtype)
+            if each.is_floating_point()
+            else each
+            for name, each in inputs.items()
+        }
     with torch.no_grad():
         outputs = family.ask(model, inputs)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return [output.numpy() for output in outputs]
+    return [output.float().numpy() for output in outputs]
 
 
 def main():

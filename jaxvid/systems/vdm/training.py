@@ -24,7 +24,6 @@ from jaxvid.data.pipeline import BatchIterator, PipelineConfig, batches
 from jaxvid.diffusion.loss import WEIGHTS, LogWeight, clipped_snr_weight, diffusion_loss
 from jaxvid.diffusion.parameterization import to_prediction
 from jaxvid.diffusion.types import Level, Prediction
-from jaxvid.models.bert import load_bert
 from jaxvid.nn.segments import to_frames
 from jaxvid.systems.presets import load
 from jaxvid.systems.vdm.config import Stage, VDMConfig, stage_data
@@ -34,6 +33,7 @@ from jaxvid.train.optimizer import make_optimizer
 from jaxvid.train.phase import Phase, Report
 from jaxvid.train.state import Params, State, carry, make_state, weights
 from jaxvid.train.step import Sums, make_step
+from jaxvid.weights.bert import load_bert
 
 BUCKETS = (-20.0, -8.0, -4.0, 0.0, 4.0, 8.0, 20.0)  # log-SNR ranges whose losses are logged apart
 
@@ -207,8 +207,8 @@ def pretrained(config: VDMConfig) -> State | None:
     if config.text is not None and config.text.frozen:
         if config.text_weights is None:
             raise UserError("text.frozen is True but text_weights is not given; name BERT's folder")
-        weights = load_bert(config.text_weights, config.text)
-        frozen = {f"text/{path}": leaf for path, leaf in weights.items()}
+        encoder = load_bert(config.text_weights, config=config.text)
+        frozen = {f"text/{path}": leaf for path, leaf in flatten(encoder).items()}
     given = {} if config.init is None else _matching(config, config.init)
     return {"trainable": given, "frozen": frozen} if given or frozen else None
 
