@@ -42,7 +42,7 @@ class RootMeanSquareNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*axes d"]) -> Float[Array, "*axes d"]:
         wide = x.astype(jnp.float32)
         rate = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
-        return (wide * rate * self.scale[...]).astype(x.dtype)
+        return (wide * rate * self.scale[...].astype(jnp.float32)).astype(x.dtype)
 
 
 class T5Layer(nnx.Module):

@@ -95,8 +95,8 @@ class GroupNorm(nnx.Module):
         x: Float[Array, "b t h w c"],
         modulation: tuple[Float[Array, "b t c"], Float[Array, "b t c"]] | None = None,
     ) -> Float[Array, "b t h w c"]:
-        gain: Array = spread(self.scale[...], x.shape[:2])
-        offset: Array = spread(self.bias[...], x.shape[:2])
+        gain: Array = spread(self.scale[...].astype(jnp.float32), x.shape[:2])
+        offset: Array = spread(self.bias[...].astype(jnp.float32), x.shape[:2])
         if modulation is not None:
             scale, shift = (part.astype(jnp.float32) for part in modulation)
             gain, offset = gain * (1.0 + scale), offset * (1.0 + scale) + shift
@@ -116,4 +116,5 @@ class LayerNorm(nnx.Module):
         mean = wide.mean(-1, keepdims=True)
         variance = jnp.square(wide - mean).mean(-1, keepdims=True)
         y = (wide - mean) * jax.lax.rsqrt(variance + self.eps)
-        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+        scale, bias = (each[...].astype(jnp.float32) for each in (self.scale, self.bias))
+        return (y * scale + bias).astype(x.dtype)

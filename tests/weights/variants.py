@@ -56,6 +56,8 @@ def varied(name, variant):
 IMAGES = (Variant(1, (8, 6), tokens=1), Variant(3, (5, 9), tokens=7, masked=True))
 # Blocks that halve the sides themselves: PyTorch's do not take odd ones.
 EVEN = (Variant(1, (8, 4), tokens=1), Variant(3, (6, 10), tokens=7, masked=True))
+# And of one token PyTorch's group norm of the context has no statistics.
+TEXTS = (Variant(1, (8, 4), tokens=2), Variant(3, (6, 10), tokens=7, masked=True))
 CLIPS = (Variant(1, (8, 6), frames=1, tokens=1), Variant(3, (5, 9), frames=5, tokens=7))
 VARIED = {
     "stable diffusion 1": IMAGES,
@@ -64,17 +66,14 @@ VARIED = {
     # No mask: PyTorch's would not apply it where the pixels look at the context alone.
     "upscaler": (Variant(1, (8, 12), tokens=1), Variant(3, (5, 9), tokens=7)),
     "karlo decoder": EVEN,
-    "deepfloyd 1": EVEN,
+    "deepfloyd 1": TEXTS,
     "deepfloyd 2": (
-        *EVEN,
-        # As published: levels of different depth, and attention to the text alone.
+        *TEXTS,
+        # As published: levels of different depth, and attention to the text alone. No mask here either.
         Variant(
-            3,
-            tokens=7,
-            masked=True,
-            config={"layers_per_block": (1, 2), "only_cross_attention": (False, True)},
+            3, tokens=7, config={"layers_per_block": (1, 2), "only_cross_attention": (False, True)}
         ),
-        Variant(1, masked=True, config={"only_cross_attention": True}),
+        Variant(1, tokens=5, config={"only_cross_attention": True}),
     ),
     "karlo super-resolution": (Variant(1, (4, 6)), Variant(3, (10, 2))),
     "modelscope": CLIPS,
