@@ -23,7 +23,7 @@ pytestmark = pytest.mark.parity
 BOUND = 1e-5  # relative, float32; the largest seen is 2e-6
 # Relative, both computing in bfloat16 with roundings in other places: its numbers have 8 bits, 4e-3 a rounding, and some dozens of
 # layers follow each other. And we may be this much further from float32 than PyTorch is.
-HALF_BOUND, HALF_RATIO = 3e-2, 1.5
+HALF_BOUND, HALF_RATIO = 5e-2, 1.5
 
 
 def save(model, family, folder):
