@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from jaxvid.command import (
     LOOP_MAY_DIFFER,
@@ -80,14 +81,59 @@ def sample(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     """`jaxvid sample`."""
     from jaxvid.evaluate.published import is_published, sample_published
     from jaxvid.evaluate.sampling import sample_to_files
+    from jaxvid.weights.origin import read_origin
 
     prompts = list(arguments.prompt)
     if arguments.prompt_file is not None:
         prompts += read_prompts(arguments.prompt_file)
     cache_compilations()
-    to_files = sample_published if is_published(arguments.source) else sample_to_files
+    published = is_published(arguments.source)
+    if published and (origin := read_origin(arguments.source)).non_commercial:
+        print(f"note: {origin.notice()}", file=sys.stderr)
+    to_files = sample_published if published else sample_to_files
     for path in to_files(arguments, prompts):
         print(path)
+    return 0
+
+
+def import_weights(arguments: argparse.Namespace, _: Sequence[str]) -> int:
+    """`jaxvid import`."""
+    return convert(arguments, "native")
+
+
+def export_weights(arguments: argparse.Namespace, _: Sequence[str]) -> int:
+    """`jaxvid export`."""
+    return convert(arguments, "published")
+
+
+def convert(arguments: argparse.Namespace, target: Literal["native", "published"]) -> int:
+    """Converts a folder of weights, and says what was written and under which licence it stands."""
+    import jax.numpy as jnp
+    from tqdm import tqdm
+
+    from jaxvid.weights.convert import convert_folder
+
+    with tqdm(unit="", unit_scale=True, desc="numbers", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        made = convert_folder(
+            arguments.source,
+            arguments.out,
+            target,
+            dtype=None if arguments.dtype is None else getattr(jnp, arguments.dtype),
+            variant=arguments.variant,
+            license_name=arguments.license,
+            url=arguments.url,
+            progress=progress,
+        )
+    for name, kind in made.left_out.items():
+        print(f"left out: {name} ({kind})", file=sys.stderr)
+    print(f"note: {made.origin.notice()}", file=sys.stderr)
+    for name, size in made.networks.items():
+        print(f"{arguments.out / name}: {size:,} numbers")
     return 0
 
 
@@ -169,6 +215,8 @@ COMMANDS = {
     "demo": demo,
     "train": train,
     "sample": sample,
+    "import": import_weights,
+    "export": export_weights,
     "eval": evaluate,
     "ablate": ablate,
     "plan": plan,

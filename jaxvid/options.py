@@ -192,4 +192,40 @@ def data(add: Add) -> None:
     )
 
 
-OPTIONS = (demo, train, sample, evaluate, ablate, plan, data)
+def import_weights(add: Add) -> None:
+    """`jaxvid import`."""
+    _convert(
+        add,
+        "import",
+        "Convert public weights, of diffusers or transformers, to this project's own format.",
+        "  jaxvid import stable-diffusion-v1-5 sd15\n"
+        "  jaxvid import stable-diffusion-v1-5/unet unet --dtype bfloat16\n"
+        "  jaxvid import zeroscope_v2_576w zeroscope --variant fp16 --license cc-by-nc-4.0\n"
+        "public folders can also be used as they are: jaxvid sample stable-diffusion-v1-5 --prompt ...",
+    )
+
+
+def export_weights(add: Add) -> None:
+    """`jaxvid export`."""
+    _convert(
+        add,
+        "export",
+        "Convert weights to the public format, which diffusers and transformers read.",
+        "  jaxvid export sd15 for_diffusers\n"
+        "  jaxvid export unet for_diffusers/unet --dtype float16",
+    )
+
+
+def _convert(add: Add, name: str, about: str, examples: str) -> None:
+    sub = add(name, about, examples)
+    sub.add_argument("source", type=Path, help="a pipeline's folder, or that of one network")
+    sub.add_argument("out", type=Path, help="a new folder")
+    sub.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the numbers (as they are)"
+    )
+    sub.add_argument("--variant", help="of the files: fp16 for model.fp16.safetensors")
+    sub.add_argument("--license", help="its name, recorded (what README.md says)")
+    sub.add_argument("--url", help="where the weights are published, recorded")
+
+
+OPTIONS = (demo, train, sample, import_weights, export_weights, evaluate, ablate, plan, data)

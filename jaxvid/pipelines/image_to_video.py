@@ -25,10 +25,8 @@ from jaxvid.pipelines.folders import check_parts
 from jaxvid.pipelines.images import resize_for_clip
 from jaxvid.pipelines.latent import decode, latent_mean
 from jaxvid.pipelines.noise import PublishedNoise, read_noise
-from jaxvid.weights.autoencoders import load_autoencoder
-from jaxvid.weights.encoders import load_clip_image
 from jaxvid.weights.loading import WHOLE, Loading
-from jaxvid.weights.unets import load_unet
+from jaxvid.weights.registry import load_as
 
 PARTS = ("unet", "vae", "image_encoder", "scheduler")
 
@@ -47,14 +45,14 @@ def load_image_to_video(folder: str | Path, how: Loading = WHOLE) -> ImageToVide
     """The pipeline in `folder`: unet, vae, image_encoder, scheduler. Raises UserError naming the file."""
     folder = Path(folder)
     check_parts(folder, PARTS)
-    image = load_clip_image(folder / "image_encoder", how)
+    image = load_as(ClipImage, folder / "image_encoder", how)
     if image.config.projection is None:
         raise UserError(
             f"{folder / 'image_encoder'} has no projection; give CLIPVisionModelWithProjection"
         )
     return ImageToVideo(
-        load_unet(folder / "unet", how),
-        load_autoencoder(folder / "vae", how),
+        load_as(ConditionalUNet, folder / "unet", how),
+        load_as(Autoencoder, folder / "vae", how),
         image,
         read_noise(folder / "scheduler"),
     )

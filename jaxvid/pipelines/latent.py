@@ -30,11 +30,10 @@ from jaxvid.pipelines.denoise import (
 )
 from jaxvid.pipelines.folders import check_parts, trained_sides
 from jaxvid.pipelines.noise import PublishedNoise, read_noise
-from jaxvid.weights.autoencoders import load_autoencoder
-from jaxvid.weights.encoders import load_clip_text
 from jaxvid.weights.loading import WHOLE, Loading
+from jaxvid.weights.motion import load_motion
+from jaxvid.weights.registry import load_as
 from jaxvid.weights.tokenizers import ClipTokenizer
-from jaxvid.weights.unets import load_motion, load_unet
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -109,10 +108,10 @@ def load_latent_diffusion(
     """
     folder = Path(folder)
     check_parts(folder, PARTS)
-    unet, text = folder / "unet", load_clip_text(folder / "text_encoder", how)
+    unet, text = folder / "unet", load_as(ClipText, folder / "text_encoder", how)
     return LatentDiffusion(
-        load_unet(unet, how) if motion is None else load_motion(unet, motion, how),
-        load_autoencoder(folder / "vae", how),
+        load_as(ConditionalUNet, unet, how) if motion is None else load_motion(unet, motion, how),
+        load_as(Autoencoder, folder / "vae", how),
         text,
         ClipTokenizer(str(folder / "tokenizer"), text.config.positions),
         read_noise(folder / "scheduler"),

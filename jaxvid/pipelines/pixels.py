@@ -25,10 +25,9 @@ from jaxvid.pipelines.denoise import SamplerName, guided_program, one_each, star
 from jaxvid.pipelines.folders import check_parts, trained_sides
 from jaxvid.pipelines.images import resize_corners
 from jaxvid.pipelines.noise import PublishedNoise, read_noise
-from jaxvid.weights.encoders import load_t5
 from jaxvid.weights.loading import WHOLE, Loading
+from jaxvid.weights.registry import load_as
 from jaxvid.weights.tokenizers import T5Tokenizer
-from jaxvid.weights.unets import load_unet
 
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")
 
@@ -68,8 +67,8 @@ def load_pixel_diffusion(
     check_parts(folder, PARTS if text is None else (*PARTS[:1], *PARTS[2:]))
     second = folder / "image_noising_scheduler"
     return PixelDiffusion(
-        unet=load_unet(folder / "unet", how),
-        text=load_t5(folder / "text_encoder", how) if text is None else text,
+        unet=load_as(ConditionalUNet, folder / "unet", how),
+        text=load_as(T5Encoder, folder / "text_encoder", how) if text is None else text,
         tokenizer=T5Tokenizer(str(folder / "tokenizer")),
         noise=read_noise(folder / "scheduler"),
         size=trained_sides(folder / "unet", 64),

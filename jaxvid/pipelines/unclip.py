@@ -34,11 +34,9 @@ from jaxvid.pipelines.denoise import (
 )
 from jaxvid.pipelines.folders import check_parts, trained_sides
 from jaxvid.pipelines.noise import PublishedNoise, read_noise
-from jaxvid.weights.encoders import load_clip_text
 from jaxvid.weights.loading import WHOLE, Loading
+from jaxvid.weights.registry import load_as
 from jaxvid.weights.tokenizers import ClipTokenizer
-from jaxvid.weights.unclip import load_image_conditions, load_prior
-from jaxvid.weights.unets import load_unet
 
 PARTS = ("prior", "decoder", "text_encoder", "tokenizer", "text_proj", "super_res_first", "super_res_last",
          "prior_scheduler", "decoder_scheduler", "super_res_scheduler")  # fmt: skip
@@ -85,17 +83,17 @@ def load_unclip(folder: str | Path, how: Loading = WHOLE) -> UnClip:
     """The pipeline in `folder`, in the layout of Karlo's. Raises UserError naming the file."""
     folder = Path(folder)
     check_parts(folder, PARTS)
-    text = load_clip_text(folder / "text_encoder", how)
+    text = load_as(ClipText, folder / "text_encoder", how)
     if text.config.projection is None:
         raise UserError(
             f"{folder / 'text_encoder'} has no projection; give CLIPTextModelWithProjection"
         )
     return UnClip(
-        prior=load_prior(folder / "prior", how),
-        conditions=load_image_conditions(folder / "text_proj", how),
-        decoder=load_unet(folder / "decoder", how),
-        enlarger=load_unet(folder / "super_res_first", how),
-        last_enlarger=load_unet(folder / "super_res_last", how),
+        prior=load_as(Prior, folder / "prior", how),
+        conditions=load_as(ImageConditions, folder / "text_proj", how),
+        decoder=load_as(ConditionalUNet, folder / "decoder", how),
+        enlarger=load_as(ConditionalUNet, folder / "super_res_first", how),
+        last_enlarger=load_as(ConditionalUNet, folder / "super_res_last", how),
         text=text,
         tokenizer=ClipTokenizer(str(folder / "tokenizer"), text.config.positions),
         prior_noise=read_noise(folder / "prior_scheduler"),

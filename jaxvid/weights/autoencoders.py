@@ -3,19 +3,20 @@
 from pathlib import Path
 
 from jaxvid.core.errors import UserError
-from jaxvid.models.autoencoder import Autoencoder, AutoencoderConfig, abstract_autoencoder
+from jaxvid.models.autoencoder import AutoencoderConfig, abstract_autoencoder
 from jaxvid.weights.fields import read_fields
-from jaxvid.weights.loading import WHOLE, Loading, load_folder
+from jaxvid.weights.loading import Source, tensors_of
 from jaxvid.weights.naming import ATTENTION
 
 # Attention in Stable Diffusion's first files, and now.
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def load_autoencoder(folder: str | Path, how: Loading = WHOLE) -> Autoencoder:
+def autoencoder_source(folder: str | Path, variant: str | None = None) -> Source:
     """The KL autoencoder of images, or the one with a temporal decoder."""
     abstract = abstract_autoencoder(autoencoder_config(folder))
-    return load_folder(folder, abstract, ATTENTION, how, modern_attention)
+    tensors = tensors_of(folder, "an Autoencoder", variant, modern_attention)
+    return Source(abstract, tensors, ATTENTION)
 
 
 def modern_attention(name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from jaxvid.core.errors import UserError
 from jaxvid.models.text import TextConfig, TextEncoder, abstract_encoder
 from jaxvid.weights.fields import read_fields
-from jaxvid.weights.loading import WHOLE, Loading, load, tensors_of
+from jaxvid.weights.loading import WHOLE, Loading, Source, load, tensors_of
 from jaxvid.weights.naming import Rules
 
 KINDS = ("BertModel", "BertForMaskedLM", "BertForPreTraining")
@@ -29,16 +29,18 @@ BERT: Rules = (
 )
 
 
-def load_bert(
-    folder: str | Path, how: Loading = WHOLE, *, config: TextConfig | None = None
-) -> TextEncoder:
-    """BERT's encoder, of the sizes in the folder's config.json, or of `config` where that is given and no such file needed.
+def load_bert(folder: str | Path, config: TextConfig, how: Loading = WHOLE) -> TextEncoder:
+    """BERT's encoder of the sizes in `config`; no config.json is needed. Raises UserError naming the file and the tensor."""
+    return load(_source(folder, config, "BERT as configured in text", how.variant), how)
 
-    Raises UserError naming the file and the tensor.
-    """
-    kind = "BERT" if config is None else "BERT as configured in text"
-    config = bert_config(folder) if config is None else config
-    tensors = tensors_of(folder, kind, how, _of_encoder)
+
+def bert_source(folder: str | Path, variant: str | None = None) -> Source:
+    """The encoder of the BERT in `folder`."""
+    return _source(folder, bert_config(folder), "BERT", variant)
+
+
+def _source(folder: str | Path, config: TextConfig, kind: str, variant: str | None) -> Source:
+    tensors = tensors_of(folder, kind, variant, _of_encoder)
     found = [re.match(r"encoder\.layer\.(\d+)\.", name) for name in tensors.shapes]
     depth = max((int(match[1]) + 1 for match in found if match), default=0)
     if depth > config.layers:
@@ -46,9 +48,7 @@ def load_bert(
             f"{tensors.files}: {depth} layers, but {kind} has {config.layers}; set text.layers"
         )
     tensors.cut("embeddings.token_type_embeddings.weight")
-    module = load(abstract_encoder(config), tensors, BERT, how)
-    tensors.end()
-    return module
+    return Source(abstract_encoder(config), tensors, BERT)
 
 
 def _of_encoder(name: str) -> str | None:

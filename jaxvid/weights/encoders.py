@@ -14,17 +14,10 @@ from jaxvid.models.clip import (
 )
 from jaxvid.models.t5 import T5Config, T5Encoder
 from jaxvid.weights.fields import Fields, read_fields
-from jaxvid.weights.loading import WHOLE, Loading, load, load_folder, tensors_of
+from jaxvid.weights.loading import Source, tensors_of
 from jaxvid.weights.naming import Rules
 
-CLIP_TEXT: Rules = (
-    (r"/words/", "/text_model/embeddings/token_embedding/"),
-    (r"/places/", "/text_model/embeddings/position_embedding/"),
-    (r"^/layers/", "/text_model/encoder/layers/"),
-    (r"^/norm/", "/text_model/final_layer_norm/"),
-    (r"^/projection/", "/text_projection/"),
-)
-CLIP_LAYER: Rules = (
+_LAYER: Rules = (
     (r"/norm([12])/", r"/layer_norm\1/"),
     (r"/attention/query/", "/self_attn/q_proj/"),
     (r"/attention/key/", "/self_attn/k_proj/"),
@@ -32,6 +25,14 @@ CLIP_LAYER: Rules = (
     (r"/attention/out/", "/self_attn/out_proj/"),
     (r"/expand/", "/mlp/fc1/"),
     (r"/contract/", "/mlp/fc2/"),
+)
+CLIP_TEXT: Rules = (
+    (r"/words/", "/text_model/embeddings/token_embedding/"),
+    (r"/places/", "/text_model/embeddings/position_embedding/"),
+    (r"^/layers/", "/text_model/encoder/layers/"),
+    (r"^/norm/", "/text_model/final_layer_norm/"),
+    (r"^/projection/", "/text_projection/"),
+    *_LAYER,
 )
 CLIP_IMAGE: Rules = (
     (r"^/token$", "/vision_model/embeddings/class_embedding"),
@@ -41,6 +42,7 @@ CLIP_IMAGE: Rules = (
     (r"^/norm2/", "/vision_model/post_layernorm/"),
     (r"^/layers/", "/vision_model/encoder/layers/"),
     (r"^/projection/", "/visual_projection/"),
+    *_LAYER,
 )
 T5: Rules = (
     (r"/words/", "/shared/"),
@@ -71,7 +73,7 @@ def _transformer(fields: Fields, defaults: TransformerConfig) -> TransformerConf
     )
 
 
-def load_clip_text(folder: str | Path, how: Loading = WHOLE) -> ClipText:
+def clip_text_source(folder: str | Path, variant: str | None = None) -> Source:
     """CLIP's text encoder, with its projection where the class has one."""
     kind, fields = read_fields(folder)
     if kind not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
@@ -90,7 +92,8 @@ def load_clip_text(folder: str | Path, how: Loading = WHOLE) -> ClipText:
         fields.take(name, 0)
     fields.end({})
     abstract = jax.eval_shape(lambda key: ClipText(config, key), jax.random.key(0))
-    return load_folder(folder, abstract, (*CLIP_TEXT, *CLIP_LAYER), how, _in_text_model)
+    tensors = tensors_of(folder, "a ClipText", variant, _in_text_model)
+    return Source(abstract, tensors, CLIP_TEXT)
 
 
 def _in_text_model(name: str) -> str | None:
@@ -101,7 +104,7 @@ def _in_text_model(name: str) -> str | None:
     return name if whole else f"text_model.{name}"
 
 
-def load_clip_image(folder: str | Path, how: Loading = WHOLE) -> ClipImage:
+def clip_image_source(folder: str | Path, variant: str | None = None) -> Source:
     """CLIP's image encoder, with its projection where the class has one."""
     kind, fields = read_fields(folder)
     if kind not in ("CLIPVisionModel", "CLIPVisionModelWithProjection"):
@@ -115,7 +118,8 @@ def load_clip_image(folder: str | Path, how: Loading = WHOLE) -> ClipImage:
     )
     fields.end({"num_channels": 3})
     abstract = jax.eval_shape(lambda key: ClipImage(config, key), jax.random.key(0))
-    return load_folder(folder, abstract, (*CLIP_IMAGE, *CLIP_LAYER), how, _in_vision_model)
+    tensors = tensors_of(folder, "a ClipImage", variant, _in_vision_model)
+    return Source(abstract, tensors, CLIP_IMAGE)
 
 
 def _in_vision_model(name: str) -> str | None:
@@ -125,7 +129,7 @@ def _in_vision_model(name: str) -> str | None:
     return name if outside else f"vision_model.{name}"
 
 
-def load_t5(folder: str | Path, how: Loading = WHOLE) -> T5Encoder:
+def t5_source(folder: str | Path, variant: str | None = None) -> Source:
     """The encoder of T5 v1.1."""
     kind, fields = read_fields(folder)
     if kind not in ("T5EncoderModel", "T5ForConditionalGeneration"):
@@ -150,12 +154,10 @@ def load_t5(folder: str | Path, how: Loading = WHOLE) -> T5Encoder:
         fields.take(name, 0)
     fields.end({})
     abstract = jax.eval_shape(lambda key: T5Encoder(config, key), jax.random.key(0))
-    tensors = tensors_of(folder, "a T5Encoder", how, _of_encoder)
+    tensors = tensors_of(folder, "a T5Encoder", variant, _of_encoder)
     # The encoder's table of words is the shared one: some files hold both names, some either.
     tensors.alike("shared.weight", ["encoder.embed_tokens.weight"])
-    module = load(abstract, tensors, T5, how)
-    tensors.end()
-    return module
+    return Source(abstract, tensors, T5)
 
 
 def _of_encoder(name: str) -> str | None:

@@ -21,10 +21,10 @@ Value = TypeVar("Value")
 
 
 class Fields:
-    """The fields of one file."""
+    """The fields of one file: `given` as they are there, and those that nobody has taken yet."""
 
     def __init__(self, values: Mapping[str, Any], where: str):
-        self.where = where
+        self.given, self.where = values, where
         self._left = {name: value for name, value in values.items() if not name.startswith("_")}
 
     def take(self, name: str, default: Value) -> Value:

@@ -5,24 +5,25 @@ not finite are refused. With shardings each process reads the slices that its de
 the whole model ever stands in the host's memory.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Shaped
 
 from jaxvid.core.paths import flatten, unflatten
 from jaxvid.weights.files import model_files
 from jaxvid.weights.naming import Rules, Stored, part_of_theirs, stored, to_ours, to_theirs
 from jaxvid.weights.tensors import Reader, Rename, Tensors
 
-Module = TypeVar("Module")
 Places = Mapping[str, jax.sharding.Sharding | None]
 Index = tuple[slice, ...]
 Read = Callable[[Index | None], np.ndarray]
+Claims = Mapping[str, Sequence[tuple[Stored, Reader]]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Loading:
     the default device; or a function that gives them of `{path: shape and dtype}`, which serves every network of a pipeline:
 
         mesh = make_mesh(MeshConfig(fsdp=8))
-        unet = load_unet("stable-diffusion-v1-5/unet", Loading(shardings=partial(parameter_sharding, mesh)))
+        unet = load_model("stable-diffusion-v1-5/unet", Loading(shardings=partial(parameter_sharding, mesh)))
 
     with `jaxvid.core.mesh`, whose rules then hold.
     """
@@ -55,49 +56,51 @@ class Loading:
 WHOLE = Loading()
 
 
+class Source(NamedTuple):
+    """A model in files, not yet read: its shapes, its tensors, and how its paths are named there (None: as they are)."""
+
+    abstract: Any
+    tensors: Tensors
+    rules: Rules | None
+
+    def claims(self) -> Claims:
+        """What each leaf is read from. Raises UserError for names that are missing or left over, and wrong shapes."""
+        found = claimed(flatten(self.abstract), self.tensors, self.rules)
+        self.tensors.end()
+        return found
+
+
 def tensors_of(
-    folder: str | Path, kind: str, how: Loading = WHOLE, rename: Rename | None = None
+    folder: str | Path, kind: str, variant: str | None = None, rename: Rename | None = None
 ) -> Tensors:
     """The tensors of the model in `folder`. `kind` says in complaints what they are to be."""
-    return Tensors(model_files(folder, kind, how.variant), kind, rename)
+    return Tensors(model_files(folder, kind, variant), kind, rename)
 
 
-def load_folder(
-    folder: str | Path,
-    abstract: Module,
-    rules: Rules,
-    how: Loading = WHOLE,
-    rename: Rename | None = None,
-) -> Module:
-    """The module of shapes `abstract` with the tensors of `folder`, each of which is consumed. Raises UserError."""
-    tensors = tensors_of(folder, f"a {type(abstract).__name__}", how, rename)
-    module = load(abstract, tensors, rules, how)
-    tensors.end()
-    return module
+def load(source: Source, how: Loading = WHOLE) -> Any:
+    """The module. Raises UserError before anything large is read; for numbers that are not finite when they are."""
+    shapes = flatten(source.abstract)
+    return unflatten(source.abstract, read_leaves(shapes, source.claims(), how))
 
 
-def load(abstract: Module, tensors: Tensors, rules: Rules, how: Loading = WHOLE) -> Module:
-    """The module of shapes `abstract` with the tensors' numbers.
+def claimed(shapes: Mapping[str, Any], tensors: Tensors, rules: Rules | None) -> Claims:
+    """What each leaf of `{path: shape}` is read from, nothing being read. Names left over are for `Tensors.end`."""
+    return {
+        path: [
+            (entry, tensors.claim(entry.name, entry.shape))
+            for entry in stored(path, leaf.shape, rules)
+        ]
+        for path, leaf in shapes.items()
+    }
 
-    Names that are left over are for the caller to refuse (`Tensors.end`), when all modules of the files are loaded.
-    Raises UserError.
-    """
-    return unflatten(abstract, load_leaves(flatten(abstract), tensors, rules, how))
 
-
-def load_leaves(
-    shapes: Mapping[str, Any], tensors: Tensors, rules: Rules, how: Loading = WHOLE
+def read_leaves(
+    shapes: Mapping[str, Any], claims: Claims, how: Loading = WHOLE
 ) -> dict[str, jax.Array]:
-    """Leaves by path, of the shapes given by path. Nothing is read before all of them are found."""
-    places = how.places(shapes)
-    plan = {}
+    """The leaves by path."""
+    places, values = how.places(shapes), {}
     for path, leaf in shapes.items():
-        entries = stored(path, leaf.shape, rules)
-        plan[path] = [(entry, tensors.claim(entry.name, entry.shape)) for entry in entries]
-    values = {}
-    for path, leaf in shapes.items():
-        read = _reading(plan[path], leaf.shape, how.dtype)
-        place = places[path]
+        read, place = reading(claims[path], leaf.shape, how.dtype), places[path]
         if place is None:
             values[path] = jnp.asarray(read(None))
         else:
@@ -105,7 +108,7 @@ def load_leaves(
     return values
 
 
-def _reading(entries: list[tuple[Stored, Reader]], shape: tuple[int, ...], dtype: Any) -> Read:
+def reading(entries: Sequence[tuple[Stored, Reader]], shape: tuple[int, ...], dtype: Any) -> Read:
     """A function from an index of ours to the numbers there."""
     stacked = len(shape) > len(entries[0][0].axes)
 
@@ -113,8 +116,7 @@ def _reading(entries: list[tuple[Stored, Reader]], shape: tuple[int, ...], dtype
         index = (slice(None),) * len(shape) if index is None else index
         layers, own = (entries[index[0]], index[1:]) if stacked else (entries, index)
         parts = [
-            to_ours(reader(part_of_theirs(own, entry)), entry).astype(dtype)
-            for entry, reader in layers
+            to_ours(reader(part_of_theirs(own, entry), dtype), entry) for entry, reader in layers
         ]
         return np.stack(parts) if stacked else parts[0]
 
@@ -134,15 +136,24 @@ def _once(read: Read) -> Read:
     return shared
 
 
-def published(module: Any, rules: Rules, *, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+def published(
+    module: Any, rules: Rules | None, *, dtype: Any = np.float32
+) -> dict[str, np.ndarray]:
     """The module's tensors by their published names, in the published layout."""
     tensors: dict[str, np.ndarray] = {}
     for path, leaf in flatten(module).items():
-        whole = np.asarray(leaf).astype(dtype)
-        entries = stored(path, whole.shape, rules)
-        stacked = whole.ndim > len(entries[0].axes)
-        for i, entry in enumerate(entries):
-            if entry.name in tensors:
-                raise ValueError(f"two leaves are named {entry.name}; the second is {path}")
-            tensors[entry.name] = to_theirs(whole[i] if stacked else whole, entry)
+        for name, tensor in named_tensors(path, np.asarray(leaf).astype(dtype), rules):
+            if name in tensors:
+                raise ValueError(f"two leaves are named {name}; the second is {path}")
+            tensors[name] = tensor
     return tensors
+
+
+def named_tensors(
+    path: str, leaf: Shaped[np.ndarray, "..."], rules: Rules | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The published tensors of one leaf with their names: several of a stacked one."""
+    entries = stored(path, leaf.shape, rules)
+    stacked = leaf.ndim > len(entries[0].axes)
+    for i, entry in enumerate(entries):
+        yield entry.name, to_theirs(leaf[i] if stacked else leaf, entry)

@@ -48,8 +48,13 @@ class Stored(NamedTuple):
     axes: tuple[int, ...]
 
 
-def stored(path: str, shape: tuple[int, ...], rules: Rules) -> list[Stored]:
-    """Where the leaf of that path and shape is: one tensor, or one for each of the stacked layers."""
+def stored(path: str, shape: tuple[int, ...], rules: Rules | None) -> list[Stored]:
+    """Where the leaf of that path and shape is: one tensor, or one for each of the stacked layers.
+
+    rules: None for this project's own files, where it has its path and its layout.
+    """
+    if rules is None:
+        return [Stored(path, shape, tuple(range(len(shape))))]
     parts = path.split("/")
     layers = parts[0] == "layers"
     count, own = (shape[0], shape[1:]) if layers else (1, shape)

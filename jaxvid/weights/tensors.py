@@ -6,14 +6,17 @@ complaints are one line that names the file and the tensor.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 from safetensors import SafetensorError, safe_open
 
 from jaxvid.core.errors import UserError
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+NARROW = {"F16": np.float16, "BF16": jnp.bfloat16}
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
 
 
@@ -71,15 +74,6 @@ class Tensors:
         """Their names, for complaints."""
         return ", ".join(str(file) for file in self._files)
 
-    def join(self, others: "Tensors") -> None:
-        """Takes over the others' tensors. Raises UserError for a name that both have."""
-        for name, (file, own) in others._left.items():
-            if name in self._left:
-                raise UserError(f"{name} is in {self._left[name][0]} and in {file}; give one")
-            self._left[name] = file, own
-        self.shapes |= others.shapes
-        self._files |= others._files
-
     def alike(self, name: str, copies: Sequence[str]) -> None:
         """Says that `name` and `copies` are one tensor, of which the first that is there is claimed as `name`."""
         names = [each for each in (name, *copies) if each in self._left]
@@ -126,15 +120,26 @@ class Reader:
     def __init__(self, stored: safe_open, file: Path, name: str):
         self._stored, self._file, self._name = stored, file, name
 
-    def __call__(self, index: tuple[slice, ...] | None = None) -> Float32[np.ndarray, "..."]:
-        """The tensor or a slice of it, as float32. Raises UserError for numbers that are not finite."""
-        if index is None:
-            tensor = self._stored.get_tensor(self._name)
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the numbers in the file; float32 where that is wider."""
+        return np.dtype(NARROW.get(self._stored.get_slice(self._name).get_dtype(), np.float32))
+
+    def __call__(
+        self, index: tuple[slice, ...] | None = None, dtype: Any = np.float32
+    ) -> Shaped[np.ndarray, "..."]:
+        """The tensor or a slice of it, as `dtype`. Raises UserError for numbers that are not finite, there or as `dtype`."""
+        if index is None or all(part == slice(None) for part in index):
+            stored = self._stored.get_tensor(self._name)
         else:
-            tensor = self._stored.get_slice(self._name)[index]
+            stored = self._stored.get_slice(self._name)[index]
         with np.errstate(over="ignore"):  # becomes inf, and is refused
-            tensor = np.asarray(tensor).astype(np.float32)
+            tensor = np.asarray(stored).astype(dtype, copy=False)
         if not np.isfinite(tensor).all():
+            if np.dtype(dtype) == np.float16 and np.isfinite(stored).all():
+                raise UserError(
+                    f"{self._file}: {self._name} holds numbers beyond float16; take bfloat16 or float32"
+                )
             raise UserError(
                 f"{self._file}: {self._name} holds numbers that are not finite; fetch it again"
             )

@@ -7,7 +7,7 @@ import jax
 from jaxvid.core.errors import UserError
 from jaxvid.models.prior import ImageConditions, ImageConditionsConfig, Prior, PriorConfig
 from jaxvid.weights.fields import read_fields
-from jaxvid.weights.loading import WHOLE, Loading, load_folder
+from jaxvid.weights.loading import Source, tensors_of
 from jaxvid.weights.naming import ATTENTION, Rules
 
 PRIOR: Rules = (
@@ -35,7 +35,7 @@ IMAGE_CONDITIONS: Rules = (
 )
 
 
-def load_prior(folder: str | Path, how: Loading = WHOLE) -> Prior:
+def prior_source(folder: str | Path, variant: str | None = None) -> Source:
     """UnCLIP's prior."""
     kind, fields = read_fields(folder)
     if kind != "PriorTransformer":
@@ -50,10 +50,10 @@ def load_prior(folder: str | Path, how: Loading = WHOLE) -> Prior:
     fields.end({"additional_embeddings": 4, "time_embed_act_fn": "silu", "norm_in_type": None,
                 "encoder_hid_proj_type": "linear", "added_emb_type": "prd"})  # fmt: skip
     abstract = jax.eval_shape(lambda key: Prior(config, key), jax.random.key(0))
-    return load_folder(folder, abstract, PRIOR, how)
+    return Source(abstract, tensors_of(folder, "a Prior", variant), PRIOR)
 
 
-def load_image_conditions(folder: str | Path, how: Loading = WHOLE) -> ImageConditions:
+def image_conditions_source(folder: str | Path, variant: str | None = None) -> Source:
     """UnCLIP's projections of vectors and tokens for its decoder."""
     kind, fields = read_fields(folder)
     if kind != "UnCLIPTextProjModel":
@@ -66,4 +66,5 @@ def load_image_conditions(folder: str | Path, how: Loading = WHOLE) -> ImageCond
     )
     fields.end({})
     abstract = jax.eval_shape(lambda key: ImageConditions(config, key), jax.random.key(0))
-    return load_folder(folder, abstract, IMAGE_CONDITIONS, how)
+    tensors = tensors_of(folder, "an ImageConditions", variant)
+    return Source(abstract, tensors, IMAGE_CONDITIONS)

@@ -1,10 +1,6 @@
-"""U-Nets from folders of diffusers: `config.json` as `ConditionalUNetConfig`, and the tensors.
-
-unet = load_unet("stable-diffusion-v1-5/unet", Loading(dtype=jnp.bfloat16, variant="fp16"))
-"""
+"""U-Nets in folders of diffusers: `config.json` as `ConditionalUNetConfig`, and the tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +8,13 @@ from jaxvid.core.errors import UserError
 from jaxvid.models.blocks import Activation, BlockConfig
 from jaxvid.models.conditional_stages import AttentionKind, Label, Resample
 from jaxvid.models.conditional_unet import (
-    ConditionalUNet,
     ConditionalUNetConfig,
     Level,
-    MotionConfig,
     abstract_unet,
 )
 from jaxvid.weights.fields import Fields, read_fields
-from jaxvid.weights.loading import WHOLE, Loading, load, load_folder, tensors_of
-from jaxvid.weights.naming import MOTION, UNET
+from jaxvid.weights.loading import Source, tensors_of
+from jaxvid.weights.naming import UNET
 
 ACTIVATIONS: Mapping[str, Activation] = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
 # Attention of a level and how it is resampled, by the names of its block on the way down and up.
@@ -49,53 +43,10 @@ UNUSED: Mapping[str, Any] = {
 }
 
 
-def load_unet(folder: str | Path, how: Loading = WHOLE) -> ConditionalUNet:
-    """The U-Net in `folder`. Raises UserError for what cannot be expressed or does not fit."""
-    return load_folder(folder, abstract_unet(unet_config(folder)), UNET, how)
-
-
-def load_motion(unet: str | Path, adapter: str | Path, how: Loading = WHOLE) -> ConditionalUNet:
-    """Stable Diffusion's U-Net with AnimateDiff's motion modules from a folder of their own."""
-    kind, fields = read_fields(adapter)
-    if kind != "MotionAdapter":
-        raise UserError(f"{fields.where}: {kind} is no MotionAdapter; give AnimateDiff's folder")
-    image = unet_config(unet)
-    config = motion_config(image, fields)
-    wanted = abstract_unet(config)
-    tensors = tensors_of(unet, "a U-Net", how)
-    tensors.join(tensors_of(adapter, "motion modules", how, _without_places))
-    module = load(wanted, tensors, MOTION, how)
-    tensors.end()
-    return module
-
-
-def _without_places(name: str) -> str | None:
-    """The frames' positions are computed."""
-    return None if name.endswith(".pos_embed.pe") else name
-
-
-def motion_config(image: ConditionalUNetConfig, fields: Fields) -> ConditionalUNetConfig:
-    """The image model's configuration with the adapter's modules."""
-    widths = tuple(level.width for level in image.levels)
-    given = fields.numbers("block_out_channels", len(widths), widths)
-    blocks = fields.number("motion_layers_per_block", 2)
-    if given != widths or any(level.blocks != blocks for level in image.levels):
-        raise fields.refusal(
-            "block_out_channels", given, f"the U-Net has {widths}; give its adapter"
-        )
-    groups = fields.number("motion_norm_num_groups", 32)
-    if groups != image.block.groups:
-        raise fields.refusal(
-            "motion_norm_num_groups", groups, f"the U-Net has {image.block.groups}"
-        )
-    config = MotionConfig(
-        heads=fields.number("motion_num_attention_heads", 8),
-        middle=bool(fields.take("use_motion_mid_block", True)),
-    )
-    fields.take("motion_max_seq_length", 32)
-    fields.end({"motion_mid_block_layers_per_block": 1, "motion_transformer_layers_per_block": 1,
-                "motion_transformer_layers_per_mid_block": 1})  # fmt: skip
-    return replace(image, temporal=config)
+def unet_source(folder: str | Path, variant: str | None = None) -> Source:
+    """The U-Net in `folder`. Raises UserError for what cannot be expressed."""
+    abstract = abstract_unet(unet_config(folder))
+    return Source(abstract, tensors_of(folder, "a U-Net", variant), UNET)
 
 
 def unet_config(folder: str | Path) -> ConditionalUNetConfig:

@@ -9,11 +9,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxvid.weights.autoencoders import load_autoencoder
-from jaxvid.weights.encoders import load_clip_image, load_clip_text, load_t5
 from jaxvid.weights.loading import WHOLE
-from jaxvid.weights.unclip import load_image_conditions, load_prior
-from jaxvid.weights.unets import load_motion, load_unet
+from jaxvid.weights.motion import load_motion
+from jaxvid.weights.registry import load_model
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def image(inputs=None, **changes):
         {**IMAGE, **changes},
         given,
         ask_unet,
-        load_unet,
+        load_model,
         call_unet,
     )
 
@@ -176,7 +174,7 @@ UNETS = {
         },
         {"z": ((2, 6, 8, 12), "normal"), "time": ((2,), "time")},
         ask_unet,
-        load_unet,
+        load_model,
         call_unet,
     ),
     "modelscope": Family(
@@ -190,7 +188,7 @@ UNETS = {
         },
         {**INPUTS, "z": ((2, 4, 3, 7, 10), "normal")},
         lambda model, x: model(x["z"], x["time"], x["context"]).sample,
-        load_unet,
+        load_model,
         lambda unet, x: clip_first(
             unet(clip_last(x["z"]), jnp.asarray(x["time"]), jnp.asarray(x["context"]))
         ),
@@ -215,7 +213,7 @@ UNETS = {
             "numbers": ((2, 3), "normal"),
         },
         lambda model, x: model(x["z"], x["time"], x["context"], x["numbers"]).sample,
-        load_unet,
+        load_model,
         lambda unet, x: jnp.asarray(
             unet(
                 jnp.asarray(x["z"]).transpose(0, 1, 3, 4, 2),
@@ -260,7 +258,7 @@ AUTOENCODERS = {
         VAE,
         {"x": ((2, 3, 8, 12), "normal"), "z": ((2, 4, 5, 3), "normal")},
         lambda model, x: (model.encode(x["x"]).latent_dist.mean, model.decode(x["z"]).sample),
-        load_autoencoder,
+        load_model,
         lambda vae, x: (
             first(vae.moments(last(x["x"]))[0]),
             first(vae.decode(last(x["z"]) * vae.config.scale)),
@@ -279,7 +277,7 @@ AUTOENCODERS = {
             model.encode(x["x"]).latent_dist.mean,
             model.decode(x["z"].flatten(0, 1), num_frames=x["z"].shape[1]).sample,
         ),
-        load_autoencoder,
+        load_model,
         lambda vae, x: (
             first(vae.moments(last(x["x"]))[0]),
             frames_first(
@@ -316,7 +314,7 @@ ENCODERS = {
         {**TEXT, "hidden_act": "quick_gelu", "eos_token_id": 2, "bos_token_id": 0},
         {"tokens": ((2, 9), 98)},
         ask_clip,
-        load_clip_text,
+        load_model,
         call_clip,
     ),
     "clip text, projected": Family(
@@ -325,7 +323,7 @@ ENCODERS = {
         {**TEXT, "hidden_act": "gelu", "eos_token_id": 7, "bos_token_id": 0, "projection_dim": 12},
         {"tokens": ((3, 20), 9), "mask": ((3, 20), "mask")},
         ask_clip,
-        load_clip_text,
+        load_model,
         call_clip,
     ),
     "clip image": Family(
@@ -337,7 +335,7 @@ ENCODERS = {
             model(x["images"]).last_hidden_state,
             model(x["images"]).image_embeds,
         ),
-        load_clip_image,
+        load_model,
         lambda clip, x: clip(jnp.asarray(x["images"]).transpose(0, 2, 3, 1)),
     ),
     "t5": Family(
@@ -356,7 +354,7 @@ ENCODERS = {
         },
         {"tokens": ((2, 40), 98), "mask": ((2, 40), "mask")},
         lambda model, x: model(x["tokens"], attention_mask=x["mask"]).last_hidden_state,
-        load_t5,
+        load_model,
         lambda t5, x: jnp.asarray(t5(jnp.asarray(x["tokens"]), jnp.asarray(x["mask"]))),
     ),
 }
@@ -382,7 +380,7 @@ UNCLIP = {
         lambda model, x: (
             model(x["z"], x["time"], x["vector"], x["tokens"], x["mask"]).predicted_image_embedding
         ),
-        load_prior,
+        load_model,
         lambda prior, x: prior(x["z"], x["time"], x["vector"], x["tokens"], x["mask"]),
     ),
     "karlo conditions": Family(
@@ -405,7 +403,7 @@ UNCLIP = {
             text_encoder_hidden_states=x["tokens"],
             do_classifier_free_guidance=False,
         ),
-        load_image_conditions,
+        load_model,
         lambda conditions, x: conditions(x["image"], x["vector"], x["tokens"]),
     ),
 }

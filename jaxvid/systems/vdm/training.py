@@ -207,7 +207,7 @@ def pretrained(config: VDMConfig) -> State | None:
     if config.text is not None and config.text.frozen:
         if config.text_weights is None:
             raise UserError("text.frozen is True but text_weights is not given; name BERT's folder")
-        encoder = load_bert(config.text_weights, config=config.text)
+        encoder = load_bert(config.text_weights, config.text)
         frozen = {f"text/{path}": leaf for path, leaf in flatten(encoder).items()}
     given = {} if config.init is None else _matching(config, config.init)
     return {"trainable": given, "frozen": frozen} if given or frozen else None
