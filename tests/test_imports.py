@@ -17,7 +17,7 @@ TABLE = {
 }
 TABLE["models"] = {"nn"}
 TABLE["weights"] = {"nn", "models"}
-TABLE["pipelines"] = {"nn", "models", "weights", "diffusion"}
+TABLE["pipelines"] = {"nn", "models", "weights", "diffusion", "plan"}
 TABLE["systems"] = set(TABLE)
 TABLE["evaluate"] = set(TABLE)
 TABLE["command"] = {"data", "train", "plan"}

@@ -426,9 +426,20 @@ STORED = ("stable diffusion", "instruct pix2pix", "upscaler", "modelscope", "kar
 
 def outputs(name, folder):
     """What diffusers gives, as a list; its folder is left at `folder`."""
-    make, ask = PIPELINES[name]
-    found = ask(make(folder))
+    return asked(name, PIPELINES[name][0](folder))
+
+
+def asked(name, pipe):
+    """What that pipeline gives, as a list."""
+    found = PIPELINES[name][1](pipe)
     return list(found) if isinstance(found, tuple) else [np.asarray(found)]
+
+
+def reopened(folder):
+    """The pipeline of a folder, as diffusers reads it."""
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def described(folder):

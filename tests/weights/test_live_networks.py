@@ -4,7 +4,6 @@ Where an output differs, the failure shows the layers about the first that does 
 """
 
 import importlib
-import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +11,10 @@ import pytest
 from fabricate import named_once
 from families import FAMILIES
 from layer_report import compare, named, table
-from safetensors.numpy import load_file, save_file
 from test_public_networks import difference, outputs
 from variants import VARIANTS
 
+from jaxvid.weights.convert import convert_folder
 from jaxvid.weights.loading import Loading, published
 from jaxvid.weights.registry import rules_of
 
@@ -69,15 +68,9 @@ def test_a_folder_is_read_and_written_back(name, tmp_path):
     assert len(tensors) == len(own)
     if family.adapter is not None:
         return
-    ours = tmp_path / "ours"
-    shutil.copytree(theirs, ours)
-    (file,) = ours.glob("*.safetensors")
-    names = load_file(file).keys()
-    own = {
-        key if key in names else key.partition(".")[2]: tensor for key, tensor in tensors.items()
-    }
-    save_file(own, file, metadata={"format": "pt"})
-    again = type(model).from_pretrained(ours).eval()
+    convert_folder(theirs, tmp_path / "ours", "native")
+    convert_folder(tmp_path / "ours", tmp_path / "exported", "published")
+    again = type(model).from_pretrained(tmp_path / "exported").eval()
     for each, before in zip(ask(again, family), expected, strict=True):
         np.testing.assert_array_equal(each, before)
 
