@@ -52,13 +52,21 @@ def describe_native(module: nnx.Module) -> dict[str, Any]:
     return {"_class_name": type(module).__name__, "config": to_json(config)}
 
 
+def native_config(folder: str | Path) -> Any:
+    """The configuration of the network in one of this project's folders. Raises UserError."""
+    name, fields = read_fields(folder)
+    try:
+        return from_json(MODULES[name].config, fields.take("config", {}))
+    except (UserError, ValueError) as error:
+        raise UserError(f"{fields.where}: config: {error}") from None
+
+
 def native_source(folder: str | Path, variant: str | None = None) -> Source:
     """The network in one of this project's folders, not yet read. Raises UserError."""
     name, fields = read_fields(folder)
-    kind = MODULES[name]
+    config = native_config(folder)
     try:
-        config = from_json(kind.config, fields.take("config", {}))
-        abstract = jax.eval_shape(lambda key: kind.module(config, key), jax.random.key(0))
+        abstract = jax.eval_shape(lambda key: MODULES[name].module(config, key), jax.random.key(0))
     except (UserError, ValueError) as error:
         raise UserError(f"{fields.where}: config: {error}") from None
     return Source(abstract, tensors_of(folder, f"a {name}", variant), None)

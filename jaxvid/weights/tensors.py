@@ -4,9 +4,11 @@ An importer takes every tensor that its module needs and then calls `end`, which
 complaints are one line that names the file and the tensor.
 """
 
+import json
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from jaxvid.core.errors import UserError
 
-FLOATS = ("F64", "F32", "F16", "BF16")
-NARROW = {"F16": np.float16, "BF16": jnp.bfloat16}
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
 
 
@@ -53,21 +54,17 @@ class Tensors:
     def __init__(self, files: Sequence[Path], kind: str, rename: Rename | None = None):
         self.kind = kind
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._left: dict[str, tuple[Path, str]] = {}
-        self._files: dict[Path, safe_open] = {}
+        self._left: dict[str, Entry] = {}
+        self._files = files
         for file in files:
-            try:
-                self._files[file] = stored = safe_open(file, framework="np")
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{file} cannot be read: {error}; fetch it again") from None
-            for own in stored.keys():  # noqa: SIM118
-                name = own if rename is None else rename(own)
+            for entry in entries_of(file):
+                name = entry.name if rename is None else rename(entry.name)
                 if name is None:
                     continue
                 if name in self._left:
-                    raise UserError(f"{name} is in {self._left[name][0]} and in {file}; give one")
-                self._left[name] = file, own
-                self.shapes[name] = tuple(stored.get_slice(own).get_shape())
+                    raise UserError(f"{name} is in {self._left[name].file} and in {file}; give one")
+                self._left[name] = entry
+                self.shapes[name] = entry.shape
 
     @property
     def files(self) -> str:
@@ -93,16 +90,17 @@ class Tensors:
             raise UserError(
                 f"{self.files}: no tensor {name}, which {self.kind} needs; add its file"
             )
-        file, own = self._left.pop(name)
+        entry = self._left.pop(name)
         if self.shapes[name] != shape:
             raise UserError(
-                f"{file}: {name} has shape {self.shapes[name]}, {self.kind} wants {shape}; "
+                f"{entry.file}: {name} has shape {self.shapes[name]}, {self.kind} wants {shape}; "
                 "give that network's weights"
             )
-        number = self._files[file].get_slice(own).get_dtype()
-        if number not in FLOATS:
-            raise UserError(f"{file}: {name} is of type {number}; give floating point numbers")
-        return Reader(self._files[file], file, own)
+        if entry.kind not in FLOATS:
+            raise UserError(
+                f"{entry.file}: {name} is of type {entry.kind}; give floating point numbers"
+            )
+        return Reader(entry)
 
     def take(self, name: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
         """The tensor of that name, which nobody has taken before, whole."""
@@ -110,37 +108,77 @@ class Tensors:
 
     def end(self) -> None:
         """Refuses names that were not taken."""
-        for name, (file, _) in self._left.items():
-            raise UserError(f"{file}: {name} is not of {self.kind}; give a file without it")
+        for name, entry in self._left.items():
+            raise UserError(f"{entry.file}: {name} is not of {self.kind}; give a file without it")
+
+
+class Entry(NamedTuple):
+    """A tensor of a file: its name and type there, its shape, and its first byte."""
+
+    file: Path
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    start: int
+
+
+def entries_of(file: Path) -> list[Entry]:
+    """The tensors of a file, whose header the library of safetensors has found good. Raises UserError where it has not."""
+    try:
+        with safe_open(file, framework="np"), file.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(size))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} cannot be read: {error}; fetch it again") from None
+    header.pop("__metadata__", None)
+    return [
+        Entry(
+            file, name, about["dtype"], tuple(about["shape"]), 8 + size + about["data_offsets"][0]
+        )
+        for name, about in header.items()
+    ]
 
 
 class Reader:
     """A tensor in a file."""
 
-    def __init__(self, stored: safe_open, file: Path, name: str):
-        self._stored, self._file, self._name = stored, file, name
+    def __init__(self, entry: Entry):
+        self.name = entry.name
+        self._entry = entry
 
     @property
     def dtype(self) -> np.dtype:
         """The type of the numbers in the file; float32 where that is wider."""
-        return np.dtype(NARROW.get(self._stored.get_slice(self._name).get_dtype(), np.float32))
+        stored = np.dtype(FLOATS[self._entry.kind])
+        return np.dtype(np.float32) if stored == np.float64 else stored
 
     def __call__(
-        self, index: tuple[slice, ...] | None = None, dtype: Any = np.float32
+        self, index: tuple[slice, ...] = (), dtype: Any = np.float32
     ) -> Shaped[np.ndarray, "..."]:
-        """The tensor or a slice of it, as `dtype`. Raises UserError for numbers that are not finite, there or as `dtype`."""
-        if index is None or all(part == slice(None) for part in index):
-            stored = self._stored.get_tensor(self._name)
-        else:
-            stored = self._stored.get_slice(self._name)[index]
+        """The tensor or a slice of it, as `dtype`: a view of the file where it is that already.
+
+        Raises UserError for numbers that are not finite, there or as `dtype`.
+        """
+        stored = self._mapped()[index]
         with np.errstate(over="ignore"):  # becomes inf, and is refused
-            tensor = np.asarray(stored).astype(dtype, copy=False)
+            tensor = stored.astype(dtype, copy=False)
         if not np.isfinite(tensor).all():
+            file = self._entry.file
             if np.dtype(dtype) == np.float16 and np.isfinite(stored).all():
                 raise UserError(
-                    f"{self._file}: {self._name} holds numbers beyond float16; take bfloat16 or float32"
+                    f"{file}: {self.name} holds numbers beyond float16; take bfloat16 or float32"
                 )
             raise UserError(
-                f"{self._file}: {self._name} holds numbers that are not finite; fetch it again"
+                f"{file}: {self.name} holds numbers that are not finite; fetch it again"
             )
         return tensor
+
+    def _mapped(self) -> Shaped[np.ndarray, "..."]:
+        """The file's bytes as an array. Of its own, so that what was read is soon no longer counted as this process's."""
+        file, _, kind, shape, start = self._entry
+        if 0 in shape:
+            return np.empty(shape, FLOATS[kind])
+        try:
+            return np.memmap(file, FLOATS[kind], "r", start, shape).view(np.ndarray)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read: {error}; fetch it again") from None

@@ -45,7 +45,7 @@ def numbers_read(monkeypatch):
 
     def counting(self, *about):
         found = read(self, *about)
-        counts.setdefault(self._name, []).append(found.size)
+        counts.setdefault(self.name, []).append(found.size)
         return found
 
     monkeypatch.setattr(tensors.Reader, "__call__", counting)
