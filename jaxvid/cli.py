@@ -193,8 +193,31 @@ def ablate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def plan(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """`jaxvid plan`."""
-    program = f"jaxvid.systems.vdm.programs:{arguments.program}_program"
-    return run_plan(program, arguments.config, arguments.topology, rest, arguments.json)
+    return run_plan(
+        program_of(arguments.config, arguments.program),
+        arguments.config,
+        arguments.topology,
+        rest,
+        arguments.json,
+    )
+
+
+def program_of(config: str, name: str | None) -> str:
+    """Which program `jaxvid plan` compiles, as module:function. Raises UserError for one that `config` does not have."""
+    from jaxvid.core.config import config_names
+    from jaxvid.evaluate.published import is_published
+
+    published = is_published(config)
+    if not published and Path(config).is_dir() and config not in config_names():
+        raise UserError(
+            f"{config} holds no model_index.json; give the folder of a published pipeline, or a configuration"
+        )
+    known = ("sample", "forward") if published else ("train", "sample")
+    if name is not None and name not in known:
+        what = "published pipeline" if published else "configuration"
+        raise UserError(f"--program {name} is not for a {what}; choose {' or '.join(known)}")
+    module = "jaxvid.pipelines" if published else "jaxvid.systems.vdm"
+    return f"{module}.programs:{name or known[0]}_program"
 
 
 def data(arguments: argparse.Namespace, _: Sequence[str]) -> int:

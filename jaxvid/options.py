@@ -164,12 +164,22 @@ def plan(add: Add) -> None:
         "Compile a configuration's real program for a machine that is not here: does it fit?",
         "  jaxvid plan vdm/ucf101 --topology v5p:4x4x4\n"
         "  jaxvid plan vdm/text_small --topology h200:8 --program sample --json plan.json\n"
-        "  jaxvid plan vdm/ucf101 --topology v5e:4x4 --mesh.fsdp 16",
+        "  jaxvid plan vdm/ucf101 --topology v5e:4x4 --mesh.fsdp 16\n"
+        "published pipelines, of their JSON files alone; --batch, --frames, --size, --steps, --sampler, --dtype, --motion\n"
+        "and --mesh.AXIS may follow:\n"
+        "  jaxvid plan stable-diffusion-v1-5 --topology v5e:1x1 --dtype bfloat16 --size 512x512\n"
+        "  jaxvid plan text-to-video-ms-1.7b --topology v5e:2x4 --batch 8 --frames 16 --mesh.fsdp 8\n"
+        "  jaxvid plan stable-video-diffusion-img2vid --topology h200:1 --program forward --size 576x1024",
         overrides=True,
     )
-    sub.add_argument("config")
+    sub.add_argument("config", help="a preset, a Python file, or a published pipeline's folder")
     sub.add_argument("--topology", required=True, help="v5e:4x4, v5p:4x4x4, h200:8, cpu:8, ...")
-    sub.add_argument("--program", choices=("train", "sample"), default="train")
+    sub.add_argument(
+        "--program",
+        choices=("train", "sample", "forward"),
+        help="a configuration's train (its default) or sample; of a published pipeline its sampling loop (sample, its "
+        "default) or one pass of its U-Net (forward)",
+    )
     sub.add_argument("--json", type=Path)
 
 

@@ -73,6 +73,17 @@ def _of_unet(noise: PublishedNoise, args: Any) -> guidance.DenoiseConditional:
     return network_denoise(noise, args["unet"])
 
 
+def guided_denoise(
+    noise: PublishedNoise, branches: Branches, network: Network = _of_unet
+) -> Callable[[Any], Denoise]:
+    """From the arguments of a run to its denoiser: the branches weighed, the estimate kept in range."""
+
+    def make(args: Any) -> Denoise:
+        return noise.bounded(guidance.guided(network(noise, args), branches(args)))
+
+    return make
+
+
 @functools.lru_cache(maxsize=16)
 def guided_program(
     sampler: SamplerName, noise: PublishedNoise, branches: Branches, network: Network = _of_unet
@@ -83,11 +94,7 @@ def guided_program(
     """
     if sampler not in SAMPLERS:
         raise UserError(f"sampler {sampler!r}: give one of {', '.join(SAMPLERS)}")
-
-    def make(args: Any) -> Denoise:
-        return noise.bounded(guidance.guided(network(noise, args), branches(args)))
-
-    return program(SAMPLERS[sampler](), make)
+    return program(SAMPLERS[sampler](), guided_denoise(noise, branches, network))
 
 
 def two_branches(args: Any) -> Sequence[guidance.Branch]:

@@ -101,7 +101,7 @@ def image_to_video(
         "numbers": numbers,
     }
     args = {"unet": model.unet, "given": given, "scale": jnp.array(scale, jnp.float32)}
-    run = guided_program(sampler, model.noise, _over_frames)
+    run = guided_program(sampler, model.noise, over_frames)
     z = run(args, start(z, shape, key), model.noise.grid(steps), key, progress=progress)
     return decode(model.autoencoder, z, decoded or frames)
 
@@ -112,7 +112,8 @@ def _embed(image: ClipImage, images: Float[Array, "b y x 3"]) -> Float[Array, "b
     return image(normalized(resize_for_clip(images, size))).vector
 
 
-def _over_frames(args: dict) -> list[guidance.Branch]:
+def over_frames(args: dict) -> list[guidance.Branch]:
+    """Classifier-free guidance by "scale" at the first and at the last frame."""
     given, (first, last) = args["given"], args["scale"]
     none = {
         "context": jnp.zeros_like(given["context"]),

@@ -215,12 +215,13 @@ def edit_image(
         "text_scale": jnp.float32(text_scale),
         "image_scale": jnp.float32(image_scale),
     }
-    run = guided_program(sampler, model.noise, _of_instruction)
+    run = guided_program(sampler, model.noise, of_instruction)
     z = run(args, start(z, shape, key), model.noise.grid(steps), key, progress=progress)
     return decode(model.autoencoder, z)
 
 
-def _of_instruction(args: Any) -> Sequence[guidance.Branch]:
+def of_instruction(args: Any) -> Sequence[guidance.Branch]:
+    """InstructPix2Pix's three branches."""
     image, blank = args["image"], jnp.zeros_like(args["image"])
     return guidance.instruct_pix2pix(
         {"context": args["text"], "image": image},
