@@ -1,5 +1,7 @@
 """Attention against the papers' sums, one query, head and key at a time."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import naive
@@ -44,28 +46,76 @@ def test_attention_to_a_context_under_a_mask():
     np.testing.assert_allclose(y, naive.attention(p, x, HEAD, context, mask), atol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4, 7])
-@pytest.mark.parametrize("masked", ["not", "by key", "by query"])
-def test_many_scores_are_computed_in_parts(rows, masked, monkeypatch):
-    """Numbers and gradients as at once, also where the parts do not divide the queries."""
+FORMS = {"CPU": attention._by_columns, "other devices": attention._by_rows}
+MASKS = ("not", "by key", "by query")
+
+
+def queries_keys_values(masked):
+    """Seven queries, five keys; the mask leaves every query one at least."""
     q, k, v = (jnp.asarray(naive.normal(2, n, 3, HEAD, seed=n)) for n in (7, 5, 5))
-    mask = None
-    if masked != "not":
-        mask = np.random.default_rng(0).random((2, 1 if masked == "by key" else 7, 5)) < 0.5
-        mask[:, :, 1] = True
-        mask = jnp.asarray(mask)
+    if masked == "not":
+        return q, k, v, None
+    mask = np.random.default_rng(0).random((2, 1 if masked == "by key" else 7, 5)) < 0.5
+    mask[:, :, 1] = True
+    return q, k, v, jnp.asarray(mask)
 
-    def both(q, k, v):
-        y, back = jax.vjp(lambda *given: attend(*given, mask=mask), q, k, v)
-        return y, back(jnp.cos(y))
 
-    whole = naive.compiled(both)(q, k, v)
-    monkeypatch.setattr(attention, "LARGEST", rows * 5)
-    assert "scan" in str(jax.make_jaxpr(lambda *given: both(*given)[0])(q, k, v)) or rows == 7
+@pytest.mark.parametrize("masked", MASKS)
+@pytest.mark.parametrize("form", FORMS)
+def test_each_device_adds_up_the_same(form, masked):
+    """Both forms of the sums, whichever this device takes, one query, head and key at a time."""
+    q, k, v, mask = queries_keys_values(masked)
+    y = naive.compiled(FORMS[form])(q, k, v, mask)
+    expected = np.zeros(q.shape)
+    for b, i, n in np.ndindex(q.shape[:3]):
+        seen = [j for j in range(5) if mask is None or mask[b, min(i, mask.shape[1] - 1), j]]
+        weights = np.exp([np.dot(q[b, i, n], k[b, j, n]) / np.sqrt(HEAD) for j in seen])
+        expected[b, i, n] = sum(
+            w * np.asarray(v[b, j, n], np.float64) for w, j in zip(weights, seen, strict=True)
+        ) / sum(weights)
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    narrow = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    y = naive.compiled(FORMS[form])(*narrow, mask)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), expected, atol=0.03)
+
+
+def test_a_cpu_takes_its_own_form():
+    """It exponentiates keys by queries; another device's program queries by keys."""
+    q, k, v, _ = queries_keys_values("not")
+    lowered = jax.jit(attend).trace(q, k, v)
+    exponentials = {
+        platform: [line for line in text.splitlines() if "stablehlo.exponential" in line]
+        for platform in ("cpu", "tpu", "cuda")
+        for text in [lowered.lower(lowering_platforms=(platform,)).as_text()]
+    }
+    assert [len(lines) for lines in exponentials.values()] == [1, 1, 1]
+    assert "2x3x5x7xf32" in exponentials["cpu"][0]
+    assert "2x3x7x5xf32" in exponentials["tpu"][0]
+    assert "2x3x7x5xf32" in exponentials["cuda"][0]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 7])
+@pytest.mark.parametrize("masked", MASKS)
+@pytest.mark.parametrize("form", FORMS)
+def test_many_scores_are_computed_in_parts(form, masked, rows):
+    """Numbers and gradients as at once, also where the parts do not divide the queries."""
+    q, k, v, mask = queries_keys_values(masked)
+
+    def both(largest):
+        def run(q, k, v):
+            parts = functools.partial(attention._in_parts, FORMS[form], largest)
+            y, back = jax.vjp(lambda *given: parts(*given, mask), q, k, v)
+            return y, back(jnp.cos(y))
+
+        return run
+
+    parts = both(rows * 5)
+    assert ("scan" in str(jax.make_jaxpr(parts)(q, k, v))) == (rows < 7)
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6),
-        naive.compiled(lambda *given: both(*given))(q, k, v),
-        whole,
+        naive.compiled(parts)(q, k, v),
+        naive.compiled(both(1 << 20))(q, k, v),
     )
 
 
