@@ -24,6 +24,7 @@ from jaxvid.models.temporal import (
     TemporalConvolutions,
     TemporalTransformer,
 )
+from jaxvid.nn.attention import TemporalAttention
 
 Context = Float[Array, "b n d"] | Float[Array, "b t n d"]
 
@@ -60,7 +61,7 @@ class MotionConfig:
     middle: bool = True
 
 
-Temporal = Literal["none", "modelscope", "mixed", "pseudo3d"] | MotionConfig
+Temporal = Literal["none", "vdm", "modelscope", "mixed", "pseudo3d"] | MotionConfig
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ class ConditionalUNetConfig:
     label: what joins the time embedding: a table's row ("table", `labels` rows), features of a number as of the time
     ("number"), or a vector given ("vector"). pooled_heads: heads of the pooling by which the given tokens join it; 0 for none.
     numbers: how many numbers join it, each by features of `number_width` (frame rate, motion, noise); 0 for none.
-    temporal: the layers between the spatial ones: ModelScope's; blocks mixed with temporal ones, as in Stable Video
-    Diffusion; Make-A-Video's (2+1)D convolutions in every block, and attention over frames after each attention.
+    temporal: the layers between the spatial ones: attention over frames with relative positions after each attention, as in
+    Video Diffusion Models (section 3; distances above `frame_distance` count as that); ModelScope's; blocks mixed with
+    temporal ones, as in Stable Video Diffusion; Make-A-Video's (2+1)D convolutions in every block, and attention over frames
+    after each attention.
     """
 
     levels: tuple[Level, ...] = (
@@ -105,6 +108,7 @@ class ConditionalUNetConfig:
     numbers: int = 0
     number_width: int = 256
     temporal: Temporal = "none"
+    frame_distance: int = 15
 
     @property
     def embedding_width(self) -> int:
@@ -235,14 +239,19 @@ class Parts:
 
     @property
     def has_temporal(self) -> bool:
-        """Whether a temporal transformer follows: after attention, or with AnimateDiff after every block."""
-        if self.config.temporal in ("modelscope", "pseudo3d"):
+        """Whether attention over frames follows: after attention, or with AnimateDiff after every block."""
+        if self.config.temporal in ("vdm", "modelscope", "pseudo3d"):
             return self.level.attention != "none"
         return isinstance(self.config.temporal, MotionConfig)
 
-    def temporal(self, key: Key[Array, ""]) -> TemporalTransformer:
-        """A temporal transformer of the level's width."""
+    def temporal(self, key: Key[Array, ""]) -> TemporalAttention | TemporalTransformer:
+        """Attention over frames, or a transformer over them, of the level's width."""
         width, motion = self.level.width, self.config.temporal
+        if motion == "vdm":
+            distance = self.config.frame_distance
+            return TemporalAttention(
+                width, self.level.head_dim, distance, key, groups=self.block.groups
+            )
         places = isinstance(motion, MotionConfig)
         head_dim = width // motion.heads if places else self.level.head_dim
         return TemporalTransformer(

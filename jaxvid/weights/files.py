@@ -22,8 +22,10 @@ def model_files(folder: str | Path, kind: str, variant: str | None = None) -> li
         return found
     chosen = [file for file in found if _variant(file) == variant]
     if not chosen:
-        known = sorted({str(_variant(file)) for file in found})
-        raise UserError(f"{folder} has no files of variant {variant}; there are {', '.join(known)}")
+        known = sorted({_named(_variant(file)) for file in found})
+        raise UserError(
+            f"{folder} has no files {_named(variant)}; it has files {' and '.join(known)}"
+        )
     named = [(file, INDEX.fullmatch(file.name)) for file in sorted(Path(folder).iterdir())]
     indices = [file for file, match in named if match and (match[1] or match[2]) == variant]
     if len(indices) > 1:
@@ -34,6 +36,10 @@ def model_files(folder: str | Path, kind: str, variant: str | None = None) -> li
         names = ", ".join(file.name for file in chosen)
         raise UserError(f"{folder} has several models ({names}) and no index; keep one")
     return chosen
+
+
+def _named(variant: str | None) -> str:
+    return "without a variant" if variant is None else f"of variant {variant}"
 
 
 def _variant(file: Path) -> str | None:

@@ -1,5 +1,6 @@
 """An image model made into a video model that gives the same frames until it is trained.
 
+    video = inflate(image, "vdm", key)                 Video Diffusion Models: attention over frames (Ho et al. 2022, section 3)
     video = inflate(image, "pseudo3d", key)            Make-A-Video: (2+1)D convolutions and attention (Singer et al. 2023)
     video = inflate(image, "mixed", key)               Video LDM and Stable Video Diffusion: blocks mixed with temporal ones
     video = inflate(image, "modelscope", key)          ModelScope: four temporal convolutions and attention

@@ -270,4 +270,6 @@ def test_variants_are_chosen_by_name(folder):
     for path, leaf in whole.items():
         assert small[path].dtype == np.float16
         np.testing.assert_array_equal(np.asarray(small[path]), np.asarray(leaf).astype(np.float16))
-    assert "variant bf16; there are None, fp16" in refused(folder, Loading(variant="bf16"))
+    assert "variant bf16; it has files of variant fp16 and without a variant" in refused(
+        folder, Loading(variant="bf16")
+    )

@@ -18,7 +18,7 @@ from jaxvid.models.conditional_unet import (
 )
 from jaxvid.weights.inflate import inflate, spatial_path, temporal_paths
 
-KINDS = ["pseudo3d", "mixed", "modelscope", MotionConfig(heads=2)]
+KINDS = ["vdm", "pseudo3d", "mixed", "modelscope", MotionConfig(heads=2)]
 FRAMES = 16
 
 
