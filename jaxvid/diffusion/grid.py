@@ -54,21 +54,30 @@ def karras(
 
 
 def table_indices(
-    entries: int, steps: int, spacing: Literal["leading", "trailing", "linspace"], offset: int = 0
+    entries: int,
+    steps: int,
+    spacing: Literal["leading", "trailing", "linspace"],
+    offset: int = 0,
+    end: int | None = None,
 ) -> np.ndarray:
     """The table indices that published discrete samplers visit, [steps], falling.
+
+    end: spread the steps over that many entries, from the first on, instead of over all; to begin within the noise.
 
     leading: i (entries // steps) + offset.  trailing: round(entries - i entries / steps) - 1.
     linspace: round of [0, entries - 1] divided evenly; a single step is entry 0 there, as published.
     `offset` is `steps_offset` and applies to leading only.
     """
-    _check_steps(steps, entries)
+    if end is not None and not 1 <= end <= entries:
+        raise UserError(f"noise level {end}: give 1 to {entries}")
+    span = entries if end is None else end
+    _check_steps(steps, span)
     if spacing == "leading":
-        index = np.arange(steps)[::-1] * (entries // steps) + offset
+        index = np.arange(steps)[::-1] * (span // steps) + offset
     elif spacing == "trailing":
-        index = np.round(entries - np.arange(steps) * (entries / steps)).astype(int) - 1
+        index = np.round(span - np.arange(steps) * (span / steps)).astype(int) - 1
     elif spacing == "linspace":
-        index = np.round(np.linspace(0, entries - 1, steps)).astype(int)[::-1]
+        index = np.round(np.linspace(0, span - 1, steps)).astype(int)[::-1]
     else:
         raise UserError(f"grid spacing {spacing!r}: give leading, trailing or linspace")
     if index[0] >= entries:
@@ -83,6 +92,7 @@ def table(
     *,
     offset: int = 0,
     final: Literal["clean", "first"] = "clean",
+    end: int | None = None,
 ) -> np.ndarray:
     """The grid of a published discrete sampler; networks get whole indices.
 
@@ -91,13 +101,14 @@ def table(
       steps: number of steps, at most the table's entries.
       spacing: see `table_indices`.
       offset: `steps_offset` of the published configuration (Stable Diffusion: 1).
+      end: see `table_indices`.
       final: the level after the last index: "clean" (`set_alpha_to_one: true`) or the table's first entry
         (`set_alpha_to_one: false`, Stable Diffusion).
 
     Each step leads to the next index of the grid. Public DDIM code steps back by entries // steps instead, which is
     the same for leading, and for trailing when steps divides entries.
     """
-    index = table_indices(schedule.entries, steps, spacing, offset)
+    index = table_indices(schedule.entries, steps, spacing, offset, end)
     values = schedule.logsnr_table
     last = np.float32(np.inf) if final == "clean" else values[0]
     return np.append(values[index], last)

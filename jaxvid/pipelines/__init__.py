@@ -5,10 +5,10 @@ images = text_to_image(model, ["a lighthouse at dusk"], jax.random.key(0))
 edited = edit_image(load_latent_diffusion("instruct-pix2pix"), images[:, 0], ["make it winter"], jax.random.key(1))
 """
 
+from jaxvid.pipelines.edit import edit_image, revise_image
 from jaxvid.pipelines.image_to_video import ImageToVideo, image_to_video, load_image_to_video
 from jaxvid.pipelines.latent import (
     LatentDiffusion,
-    edit_image,
     load_latent_diffusion,
     text_to_image,
     text_to_video,
@@ -46,6 +46,7 @@ __all__ = [
     "load_unclip",
     "load_upscaler",
     "prior_vector",
+    "revise_image",
     "text_to_image",
     "text_to_pixels",
     "text_to_video",

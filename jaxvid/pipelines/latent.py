@@ -1,4 +1,4 @@
-"""Latent diffusion with published weights: Stable Diffusion, InstructPix2Pix, ModelScope and ZeroScope, AnimateDiff.
+"""Latent diffusion with published weights: Stable Diffusion, ModelScope and ZeroScope, AnimateDiff; the base of `edit`.
 
 A text goes through CLIP, the U-Net denoises latents, the autoencoder decodes them. Samplers, guidance and grids are the
 project's own (`jaxvid.diffusion`), with the published table, spacing and offset; so every sampler, guidance and hook of it
@@ -8,14 +8,12 @@ works here. Arrays are `b t h w c`, pixels in [-1, 1]; an image is a clip of one
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvid.core.errors import UserError
-from jaxvid.diffusion import guidance
 from jaxvid.diffusion.driver import Progress
 from jaxvid.models.autoencoder import Autoencoder
 from jaxvid.models.clip import ClipText
@@ -177,56 +175,4 @@ def text_to_image(
         sampler=sampler,
         z=z,
         progress=progress,
-    )
-
-
-def edit_image(
-    model: LatentDiffusion,
-    images: Float[Array, "b y x 3"],
-    instructions: Sequence[str],
-    key: Key[Array, ""],
-    *,
-    negative: str = "",
-    steps: int = 100,
-    text_scale: float = 7.5,
-    image_scale: float = 1.5,
-    sampler: SamplerName = "ddim",
-    z: Float[Array, "b 1 h w c"] | None = None,
-    progress: Progress | None = None,
-) -> Float[Array, "b 1 y x 3"]:
-    """Images changed by an instruction each (InstructPix2Pix, Brooks et al. 2023, Eq. 3).
-
-    images: in [-1, 1], sides multiples of the autoencoder's factor. text_scale, image_scale: s_T and s_I.
-    """
-    one_each(len(images), instructions)
-    count, height, width, _ = images.shape
-    shape = model.latent_shape(count, 1, (height, width))
-    wanted = 2 * shape[-1]
-    if model.unet.config.inputs != wanted:
-        raise UserError(
-            f"the U-Net takes {model.unet.config.inputs} channels, an editing one takes {wanted}; "
-            "give InstructPix2Pix's folder"
-        )
-    args = {
-        "unet": model.unet,
-        "text": model.embed(instructions),
-        "none": model.embed([negative] * count),
-        "image": latent_mean(model.autoencoder, images[:, None]),
-        "text_scale": jnp.float32(text_scale),
-        "image_scale": jnp.float32(image_scale),
-    }
-    run = guided_program(sampler, model.noise, of_instruction)
-    z = run(args, start(z, shape, key), model.noise.grid(steps), key, progress=progress)
-    return decode(model.autoencoder, z)
-
-
-def of_instruction(args: Any) -> Sequence[guidance.Branch]:
-    """InstructPix2Pix's three branches."""
-    image, blank = args["image"], jnp.zeros_like(args["image"])
-    return guidance.instruct_pix2pix(
-        {"context": args["text"], "image": image},
-        {"context": args["none"], "image": image},
-        {"context": args["none"], "image": blank},
-        args["image_scale"],
-        args["text_scale"],
     )

@@ -57,11 +57,15 @@ class PublishedNoise:
     bound: Bound | None = None
     learned: bool = False
 
-    def grid(self, steps: int) -> np.ndarray:
-        """The log-SNRs that `steps` steps visit."""
+    def grid(self, steps: int, end: int | None = None) -> np.ndarray:
+        """The log-SNRs that `steps` steps visit; with `end`, as if the table had only that many entries."""
         if isinstance(self.table, EDM):
+            if end is not None:
+                raise UserError(f"noise level {end}: this model's levels have no numbers")
             return grid.karras(steps, self.table.sigma_min, self.table.sigma_max)
-        return grid.table(self.table, steps, self.spacing, offset=self.offset, final=self.final)
+        return grid.table(
+            self.table, steps, self.spacing, offset=self.offset, final=self.final, end=end
+        )
 
     def at_index(self, index: int) -> np.float32:
         """The log-SNR of an entry of the table. Raises UserError for one that it does not have."""

@@ -40,9 +40,9 @@ from jaxvid.pipelines.denoise import (
     sides_of,
     two_branches,
 )
+from jaxvid.pipelines.edit import of_instruction
 from jaxvid.pipelines.folders import check_parts, pipeline_class, trained_sides
 from jaxvid.pipelines.image_to_video import over_frames
-from jaxvid.pipelines.latent import of_instruction
 from jaxvid.pipelines.noise import PublishedNoise, read_noise
 from jaxvid.plan import Program
 from jaxvid.weights.autoencoders import autoencoder_config

@@ -56,6 +56,25 @@ def test_published_spacings(steps, spacing, offset, indices):
     check_grid(first)
 
 
+@pytest.mark.parametrize(
+    ("end", "spacing", "indices"),
+    [
+        (980, "leading", [*range(932, 0, -49)]),
+        (500, "leading", [*range(476, 0, -25)]),
+        (20, "leading", [*range(20, 0, -1)]),
+        (990, "leading", [*range(932, 0, -49)]),
+        (500, "trailing", [*range(499, 0, -25)]),
+        (20, "linspace", [*range(19, -1, -1)]),
+    ],
+)
+def test_a_grid_that_begins_within_the_noise(end, spacing, indices):
+    """Instruct-NeRF2NeRF's twenty steps from a level: those of a table of that many entries."""
+    assert grid.table_indices(1000, 20, spacing, 1, end).tolist() == indices
+    values = grid.table(ScaledLinearTable(), 20, spacing, offset=1, final="first", end=end)
+    assert values[:-1].tolist() == ScaledLinearTable().logsnr_table[indices].tolist()
+    assert values[-1] == ScaledLinearTable().logsnr_table[0]
+
+
 def test_every_entry_can_be_a_step():
     assert grid.table_indices(1000, 1000, "leading").tolist() == list(range(999, -1, -1))
     assert grid.table(LinearTable(), 1000).shape == (1001,)
@@ -67,6 +86,8 @@ def test_every_entry_can_be_a_step():
         lambda: grid.uniform(Cosine(), 0),
         lambda: grid.table(LinearTable(), 1001),
         lambda: grid.table_indices(1000, 1000, "leading", 1),
+        lambda: grid.table_indices(1000, 20, "leading", 1, 19),
+        lambda: grid.table_indices(1000, 20, "leading", 1, 1001),
         lambda: check_grid(np.zeros((3, 2))),
         lambda: check_grid([1.0]),
         lambda: check_grid([0.0, np.inf, np.inf]),

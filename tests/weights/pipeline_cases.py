@@ -6,6 +6,7 @@ A case returns pixels in [0, 1] or vectors, as a list; it is told what diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from fabricate import given
 
 from jaxvid.core.rng import named
@@ -21,15 +22,18 @@ from jaxvid.pipelines import (
     load_unclip,
     load_upscaler,
     prior_vector,
+    revise_image,
     text_to_image,
     text_to_pixels,
     text_to_video,
     upscale_image,
 )
+from jaxvid.pipelines.latent import decode
 
 PROMPTS = ["the red circle", "a Ring, moving to the left!"]
 NEGATIVE = "a blue square"
 KEY = jax.random.key(0)
+LEVELS = (20, 500, 980)  # of the table, from which a revision begins
 UNCLIP_STEPS = {"prior": 12, "decoder": 12, "enlarger": 5}
 UNCLIP_SHAPES = {"prior": (2, 12), "decoder": (2, 1, 8, 8, 3), "enlarger": (2, 1, 20, 20, 3)}
 
@@ -53,6 +57,11 @@ def pixels(images):
 def photograph(shape):
     """In [-1, 1]."""
     return np.tanh(given("images", shape))
+
+
+def revised_pair():
+    """Renders, and the images that they were before the edit."""
+    return photograph((2, 16, 24, 3)), np.tanh(given("originals", (2, 16, 24, 3)))
 
 
 def noise(name, shape):
@@ -85,6 +94,23 @@ def edit_case(folder, _):
         z=noise("start", (2, 1, 8, 12, 4)),
     )
     return [pixels(found)]
+
+
+def revised_case(folder, _):
+    """Renders taken up at three noise levels: latents and pixels of each."""
+    model, found = load_latent_diffusion(folder), []
+
+    def kept(autoencoder, z):
+        found.append(np.asarray(z[:, 0]))
+        return decode(autoencoder, z)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxvid.pipelines.edit.decode", kept)
+        for level in LEVELS:
+            render, original = (jnp.asarray(x) for x in revised_pair())
+            images = revise_image(model, render, original, PROMPTS, KEY, level=level)
+            found.append(pixels(images))
+    return found
 
 
 def upscale_case(folder, _):
@@ -171,6 +197,7 @@ CASES = {
     "stable diffusion, trailing": image_case,
     "stable diffusion, zero terminal": image_case,
     "instruct pix2pix": edit_case,
+    "instruct pix2pix, revised": revised_case,
     "upscaler": upscale_case,
     "modelscope": video_case,
     "animatediff": video_case,

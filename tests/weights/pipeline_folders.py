@@ -20,11 +20,13 @@ from families import AUTOENCODERS, ENCODERS, FAMILIES
 from pipeline_cases import (
     CASES,
     KEY,
+    LEVELS,
     NEGATIVE,
     PROMPTS,
     UNCLIP_SHAPES,
     UNCLIP_STEPS,
     photograph,
+    revised_pair,
 )
 from torch_truth import build
 
@@ -290,6 +292,48 @@ def ask_edit(pipe):
     ).images
 
 
+def ask_revision(pipe):
+    """Instruct-NeRF2NeRF's edit of a render, written out with the pipeline's networks: latents and pixels at each level.
+
+    The scheduler is told that it has as many train timesteps as the level says, which is how its grid comes to end there.
+    """
+    import jax
+
+    from jaxvid.core.rng import named
+
+    render, original = (channels_first(x) for x in revised_pair())
+    table = pipe.scheduler.alphas_cumprod
+    noise = {
+        name: channels_first(jax.random.normal(named(KEY, name), (2, 1, 8, 12, 4))[:, 0])
+        for name in ("latents", "noise")
+    }
+    tokens = pipe.tokenizer(
+        [*PROMPTS, "", "", "", ""], padding="max_length", truncation=True, return_tensors="pt"
+    )
+    found = []
+    for level in LEVELS:
+        pipe.scheduler.register_to_config(num_train_timesteps=level)
+        pipe.scheduler.set_timesteps(20)
+        times = pipe.scheduler.timesteps
+        assert times.tolist() == [level // 20 * i + 1 for i in reversed(range(20))]
+        with torch.no_grad():
+            context = pipe.text_encoder(tokens.input_ids)[0]
+            posterior = pipe.vae.encode(render).latent_dist
+            z = pipe.vae.config.scaling_factor * (posterior.mean + posterior.std * noise["latents"])
+            z = table[times[0]].sqrt() * z + (1 - table[times[0]]).sqrt() * noise["noise"]
+            image = pipe.vae.encode(original).latent_dist.mode()
+            images = torch.cat([image, image, torch.zeros_like(image)])
+            for time in times:
+                given = torch.cat([torch.cat([z, z, z]), images], dim=1)
+                eps = pipe.unet(given, time, encoder_hidden_states=context).sample
+                of_text, of_image, of_none = eps.chunk(3)
+                eps = of_none + 7.5 * (of_text - of_image) + 1.5 * (of_image - of_none)
+                z = pipe.scheduler.step(eps, time, z).prev_sample
+            decoded = pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample
+        found += [z.permute(0, 2, 3, 1), (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)]
+    return tuple(x.numpy() for x in found)
+
+
 def ask_upscale(pipe):
     """Noise level 7."""
     module = "pipelines.stable_diffusion.pipeline_stable_diffusion_upscale"
@@ -412,6 +456,7 @@ PIPELINES: dict[str, Pair] = {
         ask_image,
     ),
     "instruct pix2pix": (instruct_pix2pix, ask_edit),
+    "instruct pix2pix, revised": (instruct_pix2pix, ask_revision),
     "upscaler": (upscaler, ask_upscale),
     "modelscope": (modelscope, ask_video),
     "animatediff": (animatediff, ask_video),
@@ -420,7 +465,7 @@ PIPELINES: dict[str, Pair] = {
     "deepfloyd 2": (deepfloyd(2), ask_deepfloyd(2)),
     "stable video diffusion": (stable_video, ask_stable_video),
 }
-STORED = ("stable diffusion", "instruct pix2pix", "upscaler", "modelscope", "karlo", "deepfloyd 1",
+STORED = ("stable diffusion", "instruct pix2pix", "instruct pix2pix, revised", "upscaler", "modelscope", "karlo", "deepfloyd 1",
           "deepfloyd 2", "stable video diffusion")  # fmt: skip
 
 

@@ -91,7 +91,7 @@ class RecordedError(Exception):
 def recorded(monkeypatch):
     """What the pipelines' loops are called with, and the loops."""
     runs = []
-    for name in ("latent", "image_to_video"):
+    for name in ("latent", "edit", "image_to_video"):
         module = importlib.import_module(f"jaxvid.pipelines.{name}")
 
         def recording(*about, make=module.guided_program):
