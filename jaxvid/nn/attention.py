@@ -131,7 +131,7 @@ def _by_columns(
     """The same with the keys' axis before the queries', and the sums divided out at the end.
 
     The CPU backend adds along the last axis one number after the other, and along another many at once: at 64x64 tokens this is
-    more than twice as fast (docs/public_weights.md).
+    about twice as fast (docs/public_weights.md).
     """
     scores = jnp.einsum("bind,bjnd->bnji", q, k, preferred_element_type=jnp.float32)
     scores = scores * (q.shape[-1] ** -0.5)

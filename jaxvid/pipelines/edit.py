@@ -14,20 +14,12 @@ from jaxtyping import Array, Float, Key
 
 from jaxvid.core.errors import UserError
 from jaxvid.core.rng import named
-from jaxvid.diffusion import driver, guidance
+from jaxvid.diffusion import guidance
 from jaxvid.diffusion.driver import Progress
 from jaxvid.diffusion.process import q_sample
 from jaxvid.models.autoencoder import Autoencoder
-from jaxvid.pipelines.denoise import (
-    SAMPLERS,
-    SamplerName,
-    guided_denoise,
-    guided_program,
-    one_each,
-    start,
-)
+from jaxvid.pipelines.denoise import SamplerName, guided_program, one_each, start
 from jaxvid.pipelines.latent import LatentDiffusion, decode, latent_mean
-from jaxvid.pipelines.noise import PublishedNoise
 
 
 def edit_image(
@@ -86,23 +78,6 @@ def revise_image(
     run = guided_program(sampler, model.noise, of_instruction)
     z = run(args, z, grid, key, progress=progress)
     return decode(model.autoencoder, z)
-
-
-def revision(
-    noise: PublishedNoise,
-    autoencoder: Autoencoder,
-    args: Any,
-    images: Float[Array, "b t y x 3"],
-    grid: Float[Array, " levels"],
-    key: Key[Array, ""],
-) -> Float[Array, "b t y x 3"]:
-    """`revise_image` by DDIM as a pure function, to be part of a larger program: a training step that edits its own data.
-
-    args: what `of_instruction` takes, and "unet"; its "image" holds `latent_mean` of the originals. grid: of `noise.grid`, traced.
-    """
-    z = _noised(autoencoder, images, grid[0], key)
-    denoise = guided_denoise(noise, of_instruction)(args)
-    return autoencoder.decode(driver.scan(SAMPLERS["ddim"](), denoise, z, grid, key))
 
 
 def of_instruction(args: Any) -> Sequence[guidance.Branch]:
