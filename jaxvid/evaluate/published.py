@@ -20,7 +20,7 @@ from tqdm import tqdm
 from jaxvid import pipelines
 from jaxvid.core.errors import UserError
 from jaxvid.core.rng import named
-from jaxvid.data import media
+from jaxvid.data.pictures import read_picture
 from jaxvid.data.writing import contact_sheet, write_video
 from jaxvid.diffusion.driver import Progress
 from jaxvid.evaluate.files import output_paths
@@ -235,11 +235,8 @@ def _read_image(path: Path, size: tuple[int, int] | None) -> UInt8[np.ndarray, "
     """A picture, resized where a size is given, else to sides that are multiples of 8."""
     if not path.is_file():
         raise UserError(f"--image {path} does not exist; check the path")
-    info = media.probe(path)
-    if info.frames != 1:
-        raise UserError(f"--image {path} has {info.frames} frames; give a picture")
-    picture = Image.fromarray(media.read_frames(path, [0])[0])
-    height, width = size or tuple(max(side // 8, 1) * 8 for side in (info.height, info.width))
+    picture = Image.fromarray(read_picture(path))
+    height, width = size or tuple(max(side // 8, 1) * 8 for side in picture.size[::-1])
     if (picture.width, picture.height) != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(picture)

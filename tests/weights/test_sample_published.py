@@ -112,7 +112,7 @@ BAD = {
     "@/edit --prompt a --image @/none.png --out x.png":
         "none.png does not exist",
     "@/edit --prompt a --image @/sd/model_index.json --out x.png":
-        "model_index.json",
+        "model_index.json is not a picture that can be read; give a PNG or JPEG",
     "@/edit --prompt a --prompt b --prompt c --image @/b.png --image @/b.png --out x":
         "2 images and 3 prompts",
     "@/edit --prompt a --image @/a.png --image @/b.png --out x":
