@@ -1,10 +1,11 @@
 """What the command lines of `jaxvid` and `jaxedit` share: the parser, its one-line complaints, and the exit codes.
 
 Bad input ends with one line, `PROGRAM: error: ...`, and exit code 2; an interrupted run with 130 or 143 after it has
-saved; numbers that broke with 1.
+saved; numbers that broke, and memory that ran out, with 1.
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,26 @@ LOOP_MAY_DIFFER = (
 )
 # Adds a command: (name, what it does, examples, whether configuration options may follow).
 Add: TypeAlias = Callable[..., argparse.ArgumentParser]
+
+
+def finite(text: str) -> float:
+    """A number as an option's value, neither nan nor inf."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
+def seed(text: str) -> int:
+    """A seed of random numbers as an option's value."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no seed; give a whole number from 0 to {2**32 - 1}"
+        )
+    return int(text)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -81,6 +102,17 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" not in str(
+            error
+        ):  # XLA's word; its exception has no class of its own
+            raise
+        reason = str(error).splitlines()[0]
+        print(
+            f"{parser.prog}: error: memory ran out ({reason}); ask for less at once, a smaller picture or batch",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def run_training(program: str, train: Callable[[], Any]) -> int:

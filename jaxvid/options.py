@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from jaxvid.command import Add
+from jaxvid.command import Add, finite, seed
 
 DESCRIPTION = "Text-to-video diffusion with factorized space-time U-Nets."
+SIDE = 8192  # pixels of an image or frame; more is a slip of the keyboard
 
 
 def number(text: str) -> int | float:
@@ -26,7 +27,7 @@ def demo(add: Add) -> None:
     sub.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for videos and the sheet"
     )
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument("--steps", type=int, help="sampling steps (the model's own by default)")
 
 
@@ -57,6 +58,8 @@ def size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write HEIGHTxWIDTH, as 512x768")
+    if max(int(height), int(width)) > SIDE:
+        raise argparse.ArgumentTypeError(f"{text} is too large; give at most {SIDE} pixels a side")
     return int(height), int(width)
 
 
@@ -89,8 +92,8 @@ def sample(add: Add) -> None:
     )
     sub.add_argument("--frames", type=int, help="length of a video (the model's)")
     sub.add_argument("--steps", type=int, help="sampling steps (the model's)")
-    sub.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is none")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--guidance", type=finite, help="scale of classifier-free guidance; 1 is none")
+    sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument("--fps", type=float, help="frames a second (8)")
     own = sub.add_argument_group("runs and shipped models; longer videos are made in blocks")
     own.add_argument("--count", type=int, help="videos, for a model without text (1)")
@@ -107,7 +110,7 @@ def sample(add: Add) -> None:
     theirs.add_argument("--negative", help="text to lead away from")
     theirs.add_argument("--size", type=size, metavar="HxW", help="in pixels (the model's)")
     theirs.add_argument("--sampler", choices=("ddim", "ancestral", "dpm++", "heun"))
-    theirs.add_argument("--image-guidance", type=float, help="of InstructPix2Pix (1.5)")
+    theirs.add_argument("--image-guidance", type=finite, help="of InstructPix2Pix (1.5)")
     theirs.add_argument("--motion", type=Path, metavar="FOLDER", help="AnimateDiff's modules")
     theirs.add_argument(
         "--dtype",
@@ -132,7 +135,7 @@ def evaluate(add: Add) -> None:
     sub.add_argument("--seeds", type=int, default=3)
     sub.add_argument("--limit", type=int, help="only the first so many captions of each kind")
     sub.add_argument("--steps", type=int)
-    sub.add_argument("--guidance", type=float)
+    sub.add_argument("--guidance", type=finite)
     sub.add_argument("--batch", type=int, default=16)
     sub.add_argument("--json", type=Path, help="also write the scores here")
 

@@ -4,12 +4,14 @@ import json
 import shutil
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tiny_vdm import READER, parameters, system
 
 from jaxvid import cli
+from jaxvid.command import make_parser, run_command
 from jaxvid.core.config import to_json
 from jaxvid.data.writing import write_video
 from jaxvid.systems import presets
@@ -60,6 +62,22 @@ def place(shipped, tmp_path, monkeypatch):
     assert list(work.iterdir()) == []
 
 
+def test_memory_that_ran_out_is_one_line(capsys):
+    """Of the real allocator's, on whatever device this is."""
+
+    def run(arguments, rest):
+        jnp.zeros(2**50, jnp.uint8)
+
+    def option(add):
+        add("big", "Asks too much.", "  big")
+
+    assert run_command(make_parser("test", "A test.", [option], {"big": run}), ["big"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("test: error: memory ran out (RESOURCE_EXHAUSTED: ")
+    assert err.strip().endswith("ask for less at once, a smaller picture or batch")
+    assert err.count("\n") == 1
+
+
 PROMPT = ("--prompt", "a red circle")
 BAD = {
     # training
@@ -77,6 +95,8 @@ BAD = {
     "train vdm/smoke --model.head-dim 0": "head_dim is 0; it must be 1 or more",
     "train vdm/smoke --model.head-dim 5": "not a multiple of model.head_dim 5",
     "train vdm/smoke --loop.log-every 0": "log_every is 0; it must be 1 or more",
+    "train vdm/smoke --loop.seed -1": "seed is -1; it must be from 0 to 4294967295",
+    "train vdm/smoke --loop.seed 99999999999999999999": "it must be from 0 to 4294967295",
     "train vdm/smoke --stages.0.steps 0": "steps is 0; it must be 1 or more",
     "train vdm/smoke --stages.0.batch 0": "batch is 0; it must be 1 or more",
     "train vdm/smoke --sampling.steps 0": "sampling.steps is 0; it must be 1 or more",
@@ -105,6 +125,11 @@ BAD = {
     "sample text --out x.mp4 --prompt red --extend {files}/none.mp4": "does not exist",
     "sample text --out x.mp4 --prompt red --extend {files}/blank.txt": "blank.txt",
     "sample text --out x.mp4 --prompt red --frames 4 --extend {files}/clips/a.mp4": "has 4 frames already",
+    "sample text --out x.mp4 --prompt red --guidance nan": "--guidance: 'nan' is not a finite number",
+    "sample text --out x.mp4 --prompt red --guidance inf": "--guidance: 'inf' is not a finite number",
+    "sample text --out x.mp4 --prompt red --seed -1": "--seed: '-1' is no seed; give a whole number from 0",
+    "sample text --out x.mp4 --prompt red --seed 4294967296": "is no seed; give a whole number from 0 to 4294967295",
+    "sample text --out x.mp4 --prompt red --size 9000x8": "9000x8 is too large; give at most 8192 pixels a side",
     "sample plain --out x.mp4 --count 0": "--count is 0; it must be 1 or more",
     "sample plain --out x.mp4 --prompt red": "was trained without text; leave the prompt out",
     "sample plain": "--out",

@@ -113,6 +113,8 @@ class RunDirectory:
             raise UserError(
                 f"{stored} is not valid JSON ({error}); restore it from a copy"
             ) from None
+        if not isinstance(data, dict) or "type" not in data:
+            raise UserError(f"{stored} is not the configuration of a run; check the path")
         return from_json(cls, data)
 
     def checkpointer(self, keep: int = 3) -> Checkpointer:

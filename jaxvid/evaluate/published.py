@@ -261,5 +261,7 @@ def stage_bars() -> Iterator[Progress]:
 
 def _to_uint8(clips: Float[Array, "b t y x 3"]) -> UInt8[np.ndarray, "b t y x 3"]:
     if not np.isfinite(clips).all():
-        raise UserError("the sample is not finite; with --dtype float16 give bfloat16 instead")
+        raise UserError(
+            "the sample is not finite; try --dtype bfloat16 or float32 instead of float16, or less --guidance"
+        )
     return np.asarray(jnp.round(127.5 * (jnp.clip(clips, -1, 1) + 1)).astype(jnp.uint8))

@@ -6,6 +6,8 @@ from pathlib import Path
 from jaxvid.core.errors import UserError
 from jaxvid.weights.fields import read_fields
 
+LARGEST = 1 << 13  # pixels a side
+
 
 def check_parts(folder: Path, names: Sequence[str]) -> None:
     """Raises UserError for a folder that lacks one of the parts."""
@@ -24,8 +26,5 @@ def pipeline_class(folder: str | Path) -> str:
 def trained_sides(folder: str | Path, default: int) -> tuple[int, int]:
     """Height and width of what the U-Net of `folder` was trained on: `sample_size` of its config, or the default."""
     _, fields = read_fields(folder)
-    value = fields.take("sample_size", default)
-    height, width = (
-        (value, value) if isinstance(value, int) else fields.numbers("sample_size", 2, value)
-    )
+    height, width = fields.numbers("sample_size", 2, default, most=LARGEST)
     return height, width

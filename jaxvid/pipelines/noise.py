@@ -132,18 +132,25 @@ def read_noise(folder: str | Path) -> PublishedNoise:
         table=_table(fields, defaults),
         target=target,
         spacing=fields.choice("timestep_spacing", SPACINGS, defaults.spacing),
-        offset=int(fields.take("steps_offset", 0)),
-        final="clean" if fields.take("set_alpha_to_one", defaults.clean) else "first",
+        offset=_offset(fields),
+        final="clean" if fields.flag("set_alpha_to_one", defaults.clean) else "first",
         bound=_bound(fields, defaults),
         learned=fields.take("variance_type", "fixed_small") == "learned_range",
     )
 
 
+def _offset(fields: Fields) -> int:
+    value = fields.take("steps_offset", 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise fields.refusal("steps_offset", value, "a whole number from 0 is wanted")
+    return value
+
+
 def _table(fields: Fields, defaults: Defaults) -> BetaTable:
     entries = fields.number("num_train_timesteps", 1000)
-    start = float(fields.take("beta_start", defaults.start))
-    end = float(fields.take("beta_end", defaults.end))
-    zero = bool(fields.take("rescale_betas_zero_snr", False))
+    start = fields.real("beta_start", defaults.start, 0.0, 1.0)
+    end = fields.real("beta_end", defaults.end, 0.0, 1.0)
+    zero = fields.flag("rescale_betas_zero_snr", False)
     return fields.choice(
         "beta_schedule",
         {
@@ -156,11 +163,11 @@ def _table(fields: Fields, defaults: Defaults) -> BetaTable:
 
 
 def _bound(fields: Fields, defaults: Defaults) -> Bound | None:
-    clips = bool(fields.take("clip_sample", defaults.clips))
-    limit = float(fields.take("clip_sample_range", 1.0))
-    fraction = float(fields.take("dynamic_thresholding_ratio", 0.995))
-    highest = float(fields.take("sample_max_value", 1.0))
-    if fields.take("thresholding", False):
+    clips = fields.flag("clip_sample", defaults.clips)
+    limit = fields.real("clip_sample_range", 1.0, 0.0)
+    fraction = fields.real("dynamic_thresholding_ratio", 0.995, 0.0, 1.0)
+    highest = fields.real("sample_max_value", 1.0, 0.0)
+    if fields.flag("thresholding", False):
         return Bound(highest, fraction)
     return Bound(limit) if clips else None
 
@@ -172,6 +179,6 @@ def _continuous(fields: Fields, target: Target) -> EDM:
             "timestep_type", "continuous", "only with v_prediction and use_karras_sigmas"
         )
     return EDM(
-        sigma_min=float(fields.take("sigma_min", 0.002)),
-        sigma_max=float(fields.take("sigma_max", 700.0)),
+        sigma_min=fields.real("sigma_min", 0.002, 0.0),
+        sigma_max=fields.real("sigma_max", 700.0, 0.0),
     )

@@ -97,6 +97,8 @@ def check_phases(phases: Sequence[Phase], config: LoopConfig) -> None:
     for name in ("log_every", "save_every", "keep"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}; it must be 1 or more")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed is {config.seed}; it must be from 0 to {2**32 - 1}")
 
 
 def run_phase(session: Session, at: Position) -> Position:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jaxvid.core.errors import UserError
 from jaxvid.models.autoencoder import AutoencoderConfig, abstract_autoencoder
-from jaxvid.weights.fields import read_fields
+from jaxvid.weights.fields import DEEPEST, read_fields
 from jaxvid.weights.loading import Source, tensors_of
 from jaxvid.weights.naming import ATTENTION
 
@@ -32,29 +32,32 @@ def autoencoder_config(folder: str | Path) -> AutoencoderConfig:
     temporal = kind == "AutoencoderKLTemporalDecoder"
     if not temporal and kind != "AutoencoderKL":
         raise UserError(f"{fields.where}: {kind} is no KL autoencoder; give a folder of one")
-    widths = fields.take("block_out_channels", (64,))
-    down = fields.take("down_block_types", ("DownEncoderBlock2D",) * len(widths))
-    up = fields.take("up_block_types", ("UpDecoderBlock2D",) * len(widths))
-    if set(down) != {"DownEncoderBlock2D"} or set(up) != {"UpDecoderBlock2D"}:
-        raise fields.refusal("down_block_types", down, "only DownEncoderBlock2D can be read")
-    blocks = fields.number("layers_per_block", 1)
+    widths = fields.widths((64,))
+    for name, block in (
+        ("down_block_types", "DownEncoderBlock2D"),
+        ("up_block_types", "UpDecoderBlock2D"),
+    ):
+        given = fields.take(name, [block] * len(widths))
+        if not isinstance(given, list) or given != [block] * len(widths):
+            raise fields.refusal(name, given, f"{block} for each of {len(widths)} levels is wanted")
+    blocks = fields.number("layers_per_block", 1, most=DEEPEST)
     if temporal and blocks != 2:
         raise fields.refusal("layers_per_block", blocks, "a temporal decoder has 2")
-    moments = bool(fields.take("use_quant_conv", True))
-    if bool(fields.take("use_post_quant_conv", moments)) != moments:
+    moments = fields.flag("use_quant_conv", True)
+    if fields.flag("use_post_quant_conv", moments) != moments:
         raise fields.refusal("use_post_quant_conv", not moments, f"use_quant_conv is {moments}")
     config = AutoencoderConfig(
         inputs=fields.number("in_channels", 3),
         outputs=fields.number("out_channels", 3),
-        widths=fields.numbers("block_out_channels", len(widths), widths),
+        widths=widths,
         blocks=blocks,
         latents=fields.number("latent_channels", 4),
-        groups=fields.number("norm_num_groups", 32),
-        attention=bool(fields.take("mid_block_add_attention", True)),
+        groups=fields.groups(widths),
+        attention=fields.flag("mid_block_add_attention", True),
         moments=moments,
         temporal=temporal,
-        scale=float(fields.take("scaling_factor", 0.18215)),
-        shift=float(fields.take("shift_factor", 0.0)),
+        scale=fields.real("scaling_factor", 0.18215, 0.0),
+        shift=fields.real("shift_factor", 0.0),
     )
     fields.end({"act_fn": "silu"})
     return config

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jaxvid.core.errors import UserError
 from jaxvid.models.text import TextConfig, TextEncoder, abstract_encoder
-from jaxvid.weights.fields import read_fields
+from jaxvid.weights.fields import DEEPEST, read_fields
 from jaxvid.weights.loading import WHOLE, Loading, Source, load, tensors_of
 from jaxvid.weights.naming import Rules
 
@@ -66,12 +66,13 @@ def bert_config(folder: str | Path) -> TextConfig:
     kind, fields = read_fields(folder)
     if kind not in KINDS:
         raise UserError(f"{fields.where}: {kind} is no BERT; give one's folder")
+    width = fields.number("hidden_size", 768)
     config = TextConfig(
         vocabulary=fields.number("vocab_size", 30522),
         positions=fields.number("max_position_embeddings", 512),
-        width=fields.number("hidden_size", 768),
-        layers=fields.number("num_hidden_layers", 12),
-        heads=fields.number("num_attention_heads", 12),
+        width=width,
+        layers=fields.number("num_hidden_layers", 12, most=DEEPEST),
+        heads=fields.heads("num_attention_heads", 12, width),
         hidden=fields.number("intermediate_size", 3072),
     )
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",

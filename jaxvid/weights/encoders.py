@@ -13,7 +13,7 @@ from jaxvid.models.clip import (
     TransformerConfig,
 )
 from jaxvid.models.t5 import T5Config, T5Encoder
-from jaxvid.weights.fields import Fields, read_fields
+from jaxvid.weights.fields import DEEPEST, Fields, read_fields
 from jaxvid.weights.loading import Source, tensors_of
 from jaxvid.weights.naming import Rules
 
@@ -61,15 +61,16 @@ T5: Rules = (
 
 
 def _transformer(fields: Fields, defaults: TransformerConfig) -> TransformerConfig:
+    width = fields.number("hidden_size", defaults.width)
     return TransformerConfig(
-        width=fields.number("hidden_size", defaults.width),
-        layers=fields.number("num_hidden_layers", defaults.layers),
-        heads=fields.number("num_attention_heads", defaults.heads),
+        width=width,
+        layers=fields.number("num_hidden_layers", defaults.layers, most=DEEPEST),
+        heads=fields.heads("num_attention_heads", defaults.heads, width),
         hidden=fields.number("intermediate_size", defaults.hidden),
         activation=fields.choice(
             "hidden_act", {"quick_gelu": "quick_gelu", "gelu": "gelu"}, "quick_gelu"
         ),
-        eps=float(fields.take("layer_norm_eps", 1e-5)),
+        eps=fields.real("layer_norm_eps", 1e-5, 0.0),
     )
 
 
@@ -138,13 +139,13 @@ def t5_source(folder: str | Path, variant: str | None = None) -> Source:
     config = T5Config(
         vocabulary=fields.number("vocab_size", 32128),
         width=fields.number("d_model", 512),
-        layers=fields.number("num_layers", 6),
+        layers=fields.number("num_layers", 6, most=DEEPEST),
         heads=heads,
         head_dim=fields.number("d_kv", 64),
         hidden=fields.number("d_ff", 2048),
         buckets=fields.number("relative_attention_num_buckets", 32),
         distance=fields.number("relative_attention_max_distance", 128),
-        eps=float(fields.take("layer_norm_epsilon", 1e-6)),
+        eps=fields.real("layer_norm_epsilon", 1e-6, 0.0),
     )
     fields.choice("feed_forward_proj", {"gated-gelu": True}, "relu")
     for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id", "num_decoder_layers",

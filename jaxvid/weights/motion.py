@@ -11,7 +11,7 @@ from jaxvid.models.conditional_unet import (
     MotionConfig,
     abstract_unet,
 )
-from jaxvid.weights.fields import read_fields
+from jaxvid.weights.fields import DEEPEST, read_fields
 from jaxvid.weights.inflate import temporal_paths
 from jaxvid.weights.loading import WHOLE, Loading, claimed, read_leaves, tensors_of
 from jaxvid.weights.naming import MOTION
@@ -41,7 +41,7 @@ def motion_config(image: ConditionalUNetConfig, adapter: str | Path) -> Conditio
         raise UserError(f"{fields.where}: {kind} is no MotionAdapter; give AnimateDiff's folder")
     widths = tuple(level.width for level in image.levels)
     given = fields.numbers("block_out_channels", len(widths), widths)
-    blocks = fields.number("motion_layers_per_block", 2)
+    blocks = fields.number("motion_layers_per_block", 2, most=DEEPEST)
     if given != widths or any(level.blocks != blocks for level in image.levels):
         raise fields.refusal(
             "block_out_channels", given, f"the U-Net has {widths}; give its adapter"
@@ -53,7 +53,7 @@ def motion_config(image: ConditionalUNetConfig, adapter: str | Path) -> Conditio
         )
     config = MotionConfig(
         heads=fields.number("motion_num_attention_heads", 8),
-        middle=bool(fields.take("use_motion_mid_block", True)),
+        middle=fields.flag("use_motion_mid_block", True),
     )
     fields.take("motion_max_seq_length", 32)
     fields.end({"motion_mid_block_layers_per_block": 1, "motion_transformer_layers_per_block": 1,

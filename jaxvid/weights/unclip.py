@@ -6,7 +6,7 @@ import jax
 
 from jaxvid.core.errors import UserError
 from jaxvid.models.prior import ImageConditions, ImageConditionsConfig, Prior, PriorConfig
-from jaxvid.weights.fields import read_fields
+from jaxvid.weights.fields import DEEPEST, read_fields
 from jaxvid.weights.loading import Source, tensors_of
 from jaxvid.weights.naming import ATTENTION, Rules
 
@@ -43,7 +43,7 @@ def prior_source(folder: str | Path, variant: str | None = None) -> Source:
     config = PriorConfig(
         heads=fields.number("num_attention_heads", 32),
         head_dim=fields.number("attention_head_dim", 64),
-        layers=fields.number("num_layers", 20),
+        layers=fields.number("num_layers", 20, most=DEEPEST),
         vector=fields.number("embedding_dim", 768),
         tokens=fields.number("num_embeddings", 77),
     )

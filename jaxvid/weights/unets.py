@@ -1,5 +1,6 @@
 """U-Nets in folders of diffusers: `config.json` as `ConditionalUNetConfig`, and the tensors."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from jaxvid.models.conditional_unet import (
     Level,
     abstract_unet,
 )
-from jaxvid.weights.fields import Fields, read_fields
+from jaxvid.weights.fields import DEEPEST, Fields, read_fields
 from jaxvid.weights.loading import Source, tensors_of
 from jaxvid.weights.naming import UNET
 
@@ -74,19 +75,18 @@ def _levels(
     only: bool | Sequence[bool] = False,
 ) -> tuple[tuple[Level, ...], Resample]:
     """The levels and their resampling. `heads` gives a level's head dimension of (attention, width, the field's number)."""
-    widths = fields.take("block_out_channels", (320, 640, 1280, 1280))
-    if not isinstance(widths, list | tuple) or not 1 <= len(widths) <= 16:
-        raise fields.refusal("block_out_channels", widths, "a list of widths is wanted")
+    widths = fields.widths((320, 640, 1280, 1280))
     count = len(widths)
-    widths = fields.numbers("block_out_channels", count, widths)
-    down = fields.take("down_block_types", ())
-    up = fields.take("up_block_types", ())
-    blocks = fields.numbers("layers_per_block", count, 2)
+    down, up = (fields.take(name, ()) for name in ("down_block_types", "up_block_types"))
+    blocks = fields.numbers("layers_per_block", count, 2, most=DEEPEST)
     sizes = fields.numbers("attention_head_dim", count, default)
-    depths = fields.numbers("transformer_layers_per_block", count, 1)
+    depths = fields.numbers("transformer_layers_per_block", count, 1, most=DEEPEST)
     onlys = tuple(only) if isinstance(only, list | tuple) else (only,) * count
-    if len(down) != count or len(up) != count or len(onlys) != count:
+    listed = all(isinstance(each, list | tuple) and len(each) == count for each in (down, up))
+    if not listed or len(onlys) != count or not all(isinstance(each, str) for each in (*down, *up)):
         raise fields.refusal("down_block_types", down, f"{count} levels need a block type each way")
+    if sum(map(math.prod, zip(blocks, depths, strict=True))) > DEEPEST:
+        raise fields.refusal("layers_per_block", blocks, f"{DEEPEST} layers in all can be read")
     levels, resamplings = [], set()
     for i, pair in enumerate(zip(down, reversed(up), strict=True)):
         if pair not in BLOCKS:
@@ -97,7 +97,7 @@ def _levels(
         eps_down = 1e-6 if pair[0] == "CrossAttnDownBlockSpatioTemporal" else None
         eps_up = 1e-6 if pair[1].endswith("SpatioTemporal") else None
         size = heads(attention, widths[i], sizes[i])
-        if size < 1 or widths[i] % size:
+        if attention != "none" and (size < 1 or widths[i] % size):
             raise fields.refusal(
                 "attention_head_dim", sizes[i], f"width {widths[i]} does not divide"
             )
@@ -110,6 +110,8 @@ def _levels(
 
 def _by_count(attention: str, width: int, number: int) -> int:
     """Diffusers' `attention_head_dim` is the number of heads, where the level is a transformer."""
+    if attention == "transformer" and width % number:
+        return 0
     return number if attention == "joint" else max(width // number, 1)
 
 
@@ -117,23 +119,23 @@ def _by_size(attention: str, width: int, number: int) -> int:
     return number
 
 
-def _block(fields: Fields) -> BlockConfig:
+def _block(fields: Fields, levels: Sequence[Level]) -> BlockConfig:
     return BlockConfig(
-        groups=fields.number("norm_num_groups", 32),
-        eps=float(fields.take("norm_eps", 1e-5)),
+        groups=fields.groups([level.width for level in levels]),
+        eps=fields.real("norm_eps", 1e-5, 0.0),
         activation=fields.choice("act_fn", ACTIVATIONS, "silu"),
         modulation=fields.choice(
             "resnet_time_scale_shift", {"default": "shift", "scale_shift": "scale_shift"}, "default"
         ),
-        raw_embedding=bool(fields.take("resnet_skip_time_act", False)),
-        divisor=float(fields.take("resnet_out_scale_factor", 1.0)),
+        raw_embedding=fields.flag("resnet_skip_time_act", False),
+        divisor=fields.real("resnet_out_scale_factor", 1.0, 0.0),
     )
 
 
 def _conditional(fields: Fields) -> ConditionalUNetConfig:
     only = fields.take("only_cross_attention", False)
     levels, resample = _levels(fields, _by_count, 8, only)
-    block, label = _block(fields), _label(fields)
+    block, label = _block(fields, levels), _label(fields)
     plain = block.divisor == 1 and not block.raw_embedding
     if resample == "convolution" and not plain:
         raise fields.refusal(
@@ -142,7 +144,7 @@ def _conditional(fields: Fields) -> ConditionalUNetConfig:
     scale = fields.take("mid_block_scale_factor", 1.0)
     if scale != block.divisor:
         raise fields.refusal("mid_block_scale_factor", scale, "the middle must divide as the rest")
-    inner = fields.take("encoder_hid_dim", 0)
+    inner = fields.maybe("encoder_hid_dim")
     fields.choice("encoder_hid_dim_type", {None: 0, "text_proj": 0}, None)
     pooled = fields.choice("addition_embed_type", {None: 0, "text": 1}, None)
     heads = fields.number("addition_embed_type_num_heads", 64)
@@ -156,25 +158,25 @@ def _conditional(fields: Fields) -> ConditionalUNetConfig:
         inputs=fields.number("in_channels", 4),
         outputs=fields.number("out_channels", 4),
         context=fields.number("cross_attention_dim", 1280),
-        context_inputs=inner or None,
+        context_inputs=inner,
         context_norm=fields.choice(
             "cross_attention_norm",
             {None: "none", "layer_norm": "layer", "group_norm": "group"},
             None,
         ),
-        linear=bool(fields.take("use_linear_projection", False)),
+        linear=fields.flag("use_linear_projection", False),
         middle=kinds[middle],
         middle_only_context=bool(
             fields.take("mid_block_only_cross_attention", only if isinstance(only, bool) else False)
         ),
         resample=resample,
         block=block,
-        embedding=fields.take("time_embedding_dim", None),
+        embedding=fields.maybe("time_embedding_dim"),
         embedding_activation=fields.choice(
             "time_embedding_act_fn", {None: None, **ACTIVATIONS}, None
         ),
-        cosines_first=bool(fields.take("flip_sin_to_cos", True)),
-        frequency_offset=float(fields.take("freq_shift", 0)),
+        cosines_first=fields.flag("flip_sin_to_cos", True),
+        frequency_offset=fields.real("freq_shift", 0.0),
         label=label[0],
         labels=label[1],
         pooled_heads=heads if pooled else 0,
@@ -183,7 +185,7 @@ def _conditional(fields: Fields) -> ConditionalUNetConfig:
 
 def _label(fields: Fields) -> tuple[Label, int]:
     """The kind of label, and the rows of its table."""
-    rows = fields.take("num_class_embeds", 0)
+    rows = fields.maybe("num_class_embeds")
     kinds: Mapping[str | None, Label] = {None: "none", "timestep": "number", "identity": "vector"}
     kind = fields.choice("class_embed_type", kinds, None)
     if kind == "none" and rows:
@@ -205,9 +207,9 @@ def _unconditional(fields: Fields) -> ConditionalUNetConfig:
         context=None,
         middle="none",
         resample=resample,
-        block=_block(fields),
-        cosines_first=bool(fields.take("flip_sin_to_cos", True)),
-        frequency_offset=float(fields.take("freq_shift", 0)),
+        block=_block(fields, levels),
+        cosines_first=fields.flag("flip_sin_to_cos", True),
+        frequency_offset=fields.real("freq_shift", 0.0),
     )
 
 
@@ -220,7 +222,7 @@ def _modelscope(fields: Fields) -> ConditionalUNetConfig:
         context=fields.number("cross_attention_dim", 1024),
         linear=True,
         resample=resample,
-        block=_block(fields),
+        block=_block(fields, levels),
         temporal="modelscope",
     )
 

@@ -11,6 +11,7 @@ from test_public_networks import TRUTH
 
 from jaxvid.core.errors import UserError
 from jaxvid.core.paths import flatten
+from jaxvid.weights.autoencoders import autoencoder_config
 from jaxvid.weights.loading import Loading
 from jaxvid.weights.registry import load_model
 from jaxvid.weights.unets import unet_config
@@ -205,6 +206,19 @@ def test_configurations_that_are_none(folder, text, words):
         ({"attention_head_dim": 5}, "attention_head_dim"),
         ({"attention_type": "gated"}, "attention_type is 'gated'"),
         ({"something_new": 1}, "something_new is 1"),
+        # What PyTorch would refuse too, and what describing would take for ever.
+        ({"norm_num_groups": 3}, "norm_num_groups is 3; it must divide the widths [16, 32]"),
+        ({"block_out_channels": "abc"}, "block_out_channels is 'abc'; a list of 1 to 16 widths"),
+        ({"block_out_channels": [[8], 16]}, "block_out_channels is [[8], 16]"),
+        ({"down_block_types": [["DownBlock2D"], "DownBlock2D"]}, "need a block type each way"),
+        ({"layers_per_block": 10**7}, "layers_per_block is 10000000; a positive integer or 2"),
+        ({"layers_per_block": 1000, "transformer_layers_per_block": 1000}, "1024 layers in all"),
+        ({"norm_eps": "small"}, "norm_eps is 'small'; a finite number above 0 is wanted"),
+        ({"norm_eps": -1.0}, "norm_eps is -1.0; a finite number above 0 is wanted"),
+        ({"freq_shift": float("nan")}, "freq_shift is nan; a finite number is wanted"),
+        ({"use_linear_projection": "no"}, "use_linear_projection is 'no'; true or false is wanted"),
+        ({"time_embedding_dim": "x"}, "time_embedding_dim is 'x'; a positive integer"),
+        ({"num_class_embeds": -3}, "num_class_embeds is -3; a positive integer"),
     ],
 )
 def test_a_u_net_that_cannot_be_expressed_is_refused(tmp_path, change, words):
@@ -215,6 +229,42 @@ def test_a_u_net_that_cannot_be_expressed_is_refused(tmp_path, change, words):
         unet_config(tmp_path)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scaling_factor": 0.0}, "scaling_factor is 0.0; a finite number above 0 is wanted"),
+        ({"scaling_factor": float("nan")}, "scaling_factor is nan"),
+        ({"shift_factor": "a"}, "shift_factor is 'a'; a finite number is wanted"),
+        ({"block_out_channels": []}, "block_out_channels is []; a list of 1 to 16 widths"),
+        ({"norm_num_groups": 5}, "norm_num_groups is 5; it must divide the widths"),
+        ({"down_block_types": ["DownEncoderBlock2D"]}, "DownEncoderBlock2D for each of"),
+        ({"up_block_types": None, "down_block_types": 3}, "down_block_types is 3"),
+        ({"layers_per_block": 10**7}, "layers_per_block is 10000000"),
+    ],
+)
+def test_an_autoencoder_that_cannot_be_expressed_is_refused(tmp_path, change, words):
+    config = {**TRUTH["autoencoder"]["config"], **change}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        autoencoder_config(tmp_path)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["clip text", "clip image", "karlo prior"])
+def test_layers_without_end_are_refused(tmp_path, name):
+    config = TRUTH[name]["config"]
+    layers = "num_layers" if "num_layers" in config else "num_hidden_layers"
+    place = write_folder(tmp_path / "model", {**config, layers: 10**7}, TRUTH[name]["shapes"])
+    assert f"{layers} is 10000000; a positive integer is wanted, at most 1024" in refused(place)
+
+
+def test_heads_divide_the_width(tmp_path):
+    config = {**TRUTH["clip text"]["config"], "num_attention_heads": 5}
+    place = write_folder(tmp_path / "model", config, TRUTH["clip text"]["shapes"])
+    assert "num_attention_heads is 5; it must divide the width 32" in refused(place)
 
 
 def split(folder, names):

@@ -91,6 +91,11 @@ def test_a_field_left_out_means_what_its_class_says(tmp_path, kind, fields, expe
         ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, "use_karras_sigmas is True"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type is 'continuous'"),
         ("DDIMScheduler", {"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid'"),
+        ("DDIMScheduler", {"beta_start": 2.0}, "beta_start is 2.0; a finite number above 0 below 1"),
+        ("DDIMScheduler", {"beta_end": "0.1"}, "beta_end is '0.1'; a finite number"),
+        ("DDIMScheduler", {"steps_offset": -1}, "steps_offset is -1; a whole number from 0"),
+        ("DDIMScheduler", {"clip_sample": 1}, "clip_sample is 1; true or false is wanted"),
+        ("DDPMScheduler", {"clip_sample_range": 0.0}, "clip_sample_range is 0.0; a finite number"),
         ("DDIMScheduler", {"prediction_type": "flow"}, "prediction_type is 'flow'"),
     ],
 )  # fmt: skip
