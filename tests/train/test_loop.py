@@ -201,9 +201,13 @@ def test_ctrl_c_saves_and_the_run_continues_exactly(whole, tmp_path):
 def test_a_second_signal_acts_at_once(tmp_path):
     def twice(position):
         if position == 3:
+            before = signal.getsignal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
-            # Python runs a handler between two instructions, and two pending signals are one.
-            time.sleep(0.05)
+            # Python runs a handler between two instructions of the main thread, and two pending signals are one: on a busy
+            # machine the first may wait for long.
+            until = time.monotonic() + 60
+            while signal.getsignal(signal.SIGINT) == before and time.monotonic() < until:
+                time.sleep(0.01)
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
