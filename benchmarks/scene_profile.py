@@ -27,7 +27,7 @@ from jaxedit.render.render import draw, ray_bounds
 from jaxedit.render.sparse import ask_blocks, join_blocks
 from jaxedit.scene.cameras import Rays, pixel_rays
 from jaxedit.systems.reconstruct.model import Model
-from jaxedit.systems.reconstruct.training import abstract_model, look_at_cells, ray_loss
+from jaxedit.systems.reconstruct.training import Look, abstract_model, look_at_cells, ray_loss
 from jaxvid.core.paths import unflatten
 from jaxvid.core.rng import named
 from jaxvid.train.optimizer import make_optimizer
@@ -262,7 +262,7 @@ def _step_parts(stage: Stage, more: int) -> list[Part]:
         model: Model = unflatten(abstract, {**frozen, **trainable})
         keys = jax.vmap(lambda number: named(key, number))(jnp.arange(fit.rays))
         occupied = look_at_cells(system, model, level)
-        return jnp.mean(ray_loss(system, fit, cameras, model, batch, keys, occupied=occupied)[0])
+        return jnp.mean(ray_loss(system, fit, cameras, model, batch, keys, Look(occupied))[0])
 
     def update(gradient: Any, moments: Any, trainable: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"):

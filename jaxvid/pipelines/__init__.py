@@ -5,7 +5,7 @@ images = text_to_image(model, ["a lighthouse at dusk"], jax.random.key(0))
 edited = edit_image(load_latent_diffusion("instruct-pix2pix"), images[:, 0], ["make it winter"], jax.random.key(1))
 """
 
-from jaxvid.pipelines.edit import edit_image, revise_image
+from jaxvid.pipelines.edit import Revision, Told, edit_image, revise_image, tell
 from jaxvid.pipelines.image_to_video import ImageToVideo, image_to_video, load_image_to_video
 from jaxvid.pipelines.latent import (
     LatentDiffusion,
@@ -33,6 +33,8 @@ __all__ = [
     "ImageToVideo",
     "LatentDiffusion",
     "PixelDiffusion",
+    "Revision",
+    "Told",
     "UnClip",
     "Upscaler",
     "decode_vector",
@@ -47,6 +49,7 @@ __all__ = [
     "load_upscaler",
     "prior_vector",
     "revise_image",
+    "tell",
     "text_to_image",
     "text_to_pixels",
     "text_to_video",

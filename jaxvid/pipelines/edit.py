@@ -2,24 +2,31 @@
 
 The network sees the latents of the image to be edited beside z; text and image are guided apart. `edit_image` begins with pure
 noise. `revise_image` begins with an image of its own, noised in part, which is what Instruct-NeRF2NeRF does with renders of a
-scene that is half edited (Haque et al. 2023, section 4.1): the original stays the condition. Pixels are in [-1, 1].
+scene that is half edited (Haque et al. 2023, section 4.1): the original stays the condition. `Revision` is the same as a pure
+function of a traced noise level, for use inside a larger program. Pixels are in [-1, 1].
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
 from jaxvid.core.errors import UserError
 from jaxvid.core.rng import named
 from jaxvid.diffusion import guidance
-from jaxvid.diffusion.driver import Progress
+from jaxvid.diffusion.driver import Progress, scan
+from jaxvid.diffusion.guidance import guided
 from jaxvid.diffusion.process import q_sample
+from jaxvid.diffusion.samplers import ddim
 from jaxvid.models.autoencoder import Autoencoder
-from jaxvid.pipelines.denoise import SamplerName, guided_program, one_each, start
+from jaxvid.models.conditional_unet import ConditionalUNet
+from jaxvid.pipelines.denoise import SamplerName, guided_program, network_denoise, one_each, start
 from jaxvid.pipelines.latent import LatentDiffusion, decode, latent_mean
+from jaxvid.pipelines.noise import PublishedNoise
 
 
 def edit_image(
@@ -80,6 +87,95 @@ def revise_image(
     return decode(model.autoencoder, z)
 
 
+class Told(NamedTuple):
+    """An editing model's networks and what it is told, all arrays: embedded texts [1, n, d], and the two scales."""
+
+    unet: ConditionalUNet
+    autoencoder: Autoencoder
+    text: Float[Array, "1 n d"]
+    none: Float[Array, "1 n d"]
+    text_scale: Float[Array, ""]
+    image_scale: Float[Array, ""]
+
+
+def tell(
+    model: LatentDiffusion,
+    instruction: str,
+    *,
+    negative: str = "",
+    text_scale: float = 7.5,
+    image_scale: float = 1.5,
+) -> Told:
+    """The arguments of `Revision`. Raises UserError for a model that is no editing one."""
+    _check_editing(model)
+    return Told(
+        model.unet,
+        model.autoencoder,
+        model.embed([instruction]),
+        model.embed([negative]),
+        jnp.float32(text_scale),
+        jnp.float32(image_scale),
+    )
+
+
+@dataclass(frozen=True)
+class Revision:
+    """`revise_image` as a pure function: DDIM from a level that is an array.
+
+    lowest, highest: the levels there may be, entries of the table; `grids` holds one for each. together: the three branches as
+    one batch, or one at a time for a third of the memory.
+    """
+
+    noise: PublishedNoise
+    steps: int
+    lowest: int
+    highest: int
+    together: bool = True
+
+    def __post_init__(self) -> None:
+        if self.lowest > self.highest:
+            raise UserError(
+                f"noise levels {self.lowest} to {self.highest}: the lowest must not be above the highest"
+            )
+        self.noise.grid(self.steps, self.lowest)  # refuses what the table does not have
+        self.noise.grid(self.steps, self.highest)
+
+    def grids(self) -> Float[np.ndarray, "levels steps"]:
+        """The log-SNRs of each level's steps and of the end."""
+        levels = range(self.lowest, self.highest + 1)
+        return np.stack([self.noise.grid(self.steps, level) for level in levels])
+
+    def __call__(
+        self,
+        told: Told,
+        images: Float[Array, "b y x 3"],
+        originals: Float[Array, "b y x 3"],
+        level: Int[Array, ""],
+        key: Key[Array, ""],
+    ) -> Float[Array, "b y x 3"]:
+        """The images taken further towards the instruction; the key's use is `revise_image`'s."""
+        args = conditions(told, originals)
+        grid = jnp.asarray(self.grids())[level - self.lowest]
+        z = _noised(told.autoencoder, images[:, None], grid[0], key)
+        network = network_denoise(self.noise, told.unet)
+        branches = of_instruction(args)
+        denoise = self.noise.bounded(guided(network, branches, together=self.together))
+        z = scan(ddim(), denoise, z, grid, key)
+        return told.autoencoder.decode(z)[:, 0]
+
+
+def conditions(told: Told, originals: Float[Array, "b y x 3"]) -> dict[str, Any]:
+    """What `of_instruction` takes, for those originals."""
+    count = originals.shape[0]
+    return {
+        "text": jnp.broadcast_to(told.text, (count, *told.text.shape[1:])),
+        "none": jnp.broadcast_to(told.none, (count, *told.none.shape[1:])),
+        "image": latent_mean(told.autoencoder, originals[:, None]),
+        "text_scale": told.text_scale,
+        "image_scale": told.image_scale,
+    }
+
+
 def of_instruction(args: Any) -> Sequence[guidance.Branch]:
     """InstructPix2Pix's three branches."""
     image, blank = args["image"], jnp.zeros_like(args["image"])
@@ -102,13 +198,9 @@ def _arguments(
 ) -> dict[str, Any]:
     """What the loop takes: the network, both texts, the latents of the originals, the scales."""
     one_each(len(originals), instructions)
+    _check_editing(model)
     count, height, width, _ = originals.shape
-    latents = model.latent_shape(count, 1, (height, width))[-1]
-    if model.unet.config.inputs != 2 * latents:
-        raise UserError(
-            f"the U-Net takes {model.unet.config.inputs} channels, an editing one takes {2 * latents}; "
-            "give InstructPix2Pix's folder"
-        )
+    model.latent_shape(count, 1, (height, width))  # refuses sides that it cannot take
     return {
         "unet": model.unet,
         "text": model.embed(instructions),
@@ -117,6 +209,14 @@ def _arguments(
         "text_scale": jnp.float32(text_scale),
         "image_scale": jnp.float32(image_scale),
     }
+
+
+def _check_editing(model: LatentDiffusion) -> None:
+    inputs, latents = model.unet.config.inputs, model.autoencoder.config.latents
+    if inputs != 2 * latents:
+        raise UserError(
+            f"the U-Net takes {inputs} channels, an editing one takes {2 * latents}; give InstructPix2Pix's folder"
+        )
 
 
 @jax.jit

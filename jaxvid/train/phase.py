@@ -48,6 +48,8 @@ class Phase:
         after the last step, on every process.
     check: `check(state)` looks at the state before the first step, on the host, and raises UserError for one that cannot
         be trained; the run then stands where the phase before ended.
+    external: which frozen paths no checkpoint holds: those of `fit`'s `start`, which gives them at every start (weights that
+        lie in a folder already, and are large).
     flops_per_step: counted floating-point operations of one global step; adds "flops_per_second" to the log.
     """
 
@@ -58,4 +60,5 @@ class Phase:
     batches: Callable[[Any], Batches]
     report: Report | None = None
     check: Callable[[State], None] | None = None
+    external: Callable[[str], bool] = lambda path: False
     flops_per_step: float | None = None

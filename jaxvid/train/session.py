@@ -4,7 +4,7 @@ A checkpoint holds the state by path, the phase and the step in it, the state of
 step's batch, and the metrics summed since the last log line: all that the next step and the next log line depend on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -104,11 +104,15 @@ def strong(tree: Any) -> Any:
 
 def save(session: Session, at: Position) -> None:
     """Saves a checkpoint of the position in the background."""
-    flat = flatten(at.state)
+    flat, external = flatten(at.state), _external(session.phases[at.index])
     session.checkpoints.save(
         at.step,
         {path: leaf for path, leaf in flat.items() if not path.startswith("frozen/")},
-        constants={path: leaf for path, leaf in flat.items() if path.startswith("frozen/")},
+        constants={
+            path: leaf
+            for path, leaf in flat.items()
+            if path.startswith("frozen/") and not external(path)
+        },
         meta={
             "phase": session.phases[at.index].name,
             "phase_step": at.phase_step,
@@ -127,17 +131,26 @@ def resume(session: Session, start: State | None) -> Position | None:
     """
     names = [phase.name for phase in session.phases]
     template: State = {}
+    given: dict[str, Any] = {}
 
     def place(meta: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-        nonlocal template
+        nonlocal template, given
         if meta["phase"] not in names:
             raise UserError(
                 f"{session.run.path} was saved in phase {meta['phase']!r}, but the phases are {names}; restore its name"
             )
-        template = _abstract_state(session, names.index(meta["phase"]), start)
-        _check_same_arrays(session, flatten(template), found)
-        placed = jax.tree.leaves(tree_sharding(session.mesh, template))
-        return dict(zip(flatten(template), placed, strict=True)) if session.mesh else {}
+        index = names.index(meta["phase"])
+        template = _abstract_state(session, index, start)
+        external = _external(session.phases[index])
+        whole = flatten(template)
+        stored = {path: leaf for path, leaf in whole.items() if not external(path)}
+        _check_same_arrays(session, stored, found)
+        placed = dict.fromkeys(whole)
+        if session.mesh is not None:
+            leaves = jax.tree.leaves(tree_sharding(session.mesh, template))
+            placed = dict(zip(whole, leaves, strict=True))
+        given = _given(start, {path: placed[path] for path in whole if external(path)})
+        return {path: placed[path] for path in stored} if session.mesh else {}
 
     restored = session.checkpoints.restore(place)
     if restored is None:
@@ -149,7 +162,7 @@ def resume(session: Session, start: State | None) -> Position | None:
         index=names.index(meta["phase"]),
         phase_step=meta["phase_step"],
         step=restored.step,
-        state=unflatten(template, restored.tree),
+        state=unflatten(template, {**restored.tree, **given}),
         data_state=restored.data_state,
         sums=meta["sums"],
         steps_in_sums=meta["steps_in_sums"],
@@ -163,6 +176,20 @@ def _abstract_state(session: Session, index: int, start: State | None) -> State:
         init = partial(_init, session, earlier)
         previous = jax.eval_shape(init, previous, root_of(session.config.seed))
     return previous
+
+
+def _external(phase: Phase) -> Callable[[str], bool]:
+    """Which paths of the state no checkpoint of the phase holds."""
+    return lambda path: path.startswith("frozen/") and phase.external(path.removeprefix("frozen/"))
+
+
+def _given(start: State | None, places: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of those paths from `start`, each where it belongs (None: on the default device)."""
+    held = flatten({"frozen": (start or {}).get("frozen", {})})
+    absent = sorted(path for path in places if path not in held)
+    if absent:
+        raise ValueError(f"start lacks {absent[:5]}, which the checkpoint leaves out")
+    return {path: jax.device_put(held[path], place) for path, place in places.items()}
 
 
 def _check_same_arrays(

@@ -25,7 +25,8 @@ class Fit:
     steps, rays: how many steps, and rays a step.
     shrink: train on images of 1/shrink of their sides, by area means.
     resolution: of a voxel grid from here on; the grid before is interpolated to it. None keeps it.
-    rows: store a voxel grid packed, in at most that many voxels; None stores it whole. Once packed it stays so.
+    rows: store a voxel grid packed, in at most that many voxels, or whole for 0; None stores it as the fit before did, at first
+        whole.
     keep: a cell is packed if its optical thickness or a neighbour's passes this (1 cell long, before training).
     colour_loss: between rendered and true colours: mean square, mean absolute, or Huber's with its corner at 0.1.
     distortion, interlevel: weights of mip-NeRF 360's losses; interlevel counts only with proposals.
@@ -96,7 +97,7 @@ class FitConfig:
                 f"proposals has {len(self.proposals)} fields and render.proposal_samples "
                 f"{len(self.render.proposal_samples)} counts; give one each"
             )
-        packed = any(fit.rows is not None for fit in self.fits)
+        packed = any(fit.rows for fit in self.fits)
         if self.render.last_opaque and (self.occupancy is not None or packed):
             raise UserError(
                 "render.last_opaque needs every sample asked; set occupancy to None and rows of fits to None"
@@ -130,4 +131,4 @@ class FitConfig:
     def rows_of(self, index: int) -> int | None:
         """The rows of the packed grid in fit `index`; None where the grid is whole."""
         given = [fit.rows for fit in self.fits[: index + 1] if fit.rows is not None]
-        return given[-1] if given else None
+        return (given[-1] or None) if given else None

@@ -42,9 +42,12 @@ def load_fitted(run: str | Path) -> Fitted:
     run = Path(run)
     if not run.is_dir():
         raise UserError(f"{run}: no such run directory; give one that `jaxedit fit` has written")
-    system = RunDirectory.read_config(run)
+    config = RunDirectory.read_config(run)
+    system = getattr(config, "reconstruction", None)
     if not isinstance(system, Reconstruct):
-        raise UserError(f"{run} is a run of {type(system).__name__}, not of `jaxedit fit`")
+        raise UserError(
+            f"{run} is a run of {type(config).__name__}, which has no scene; give one of jaxedit"
+        )
     record = read_record(run / FILE)
     restored = None
     if (run / "checkpoints").is_dir():  # reading makes no folders

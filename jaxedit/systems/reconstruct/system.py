@@ -13,10 +13,8 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from jaxedit.fields.field import Frame
-from jaxedit.fields.normals import NormalField
 from jaxedit.render.compositing import Pixels
-from jaxedit.render.image import chunked, ray_parts
-from jaxedit.scene.cameras import Cameras, Rays, image_rays
+from jaxedit.scene.cameras import Cameras
 from jaxedit.scene.load import load_scene
 from jaxedit.scene.scene import Scene, Views
 from jaxedit.systems.reconstruct.config import FitConfig
@@ -27,11 +25,12 @@ from jaxedit.systems.reconstruct.training import (
     abstract_model,
     frame_of,
     look_at_cells,
+    model_of,
     phases,
-    render,
+    render_view,
 )
 from jaxvid.core.mesh import make_mesh, replicated
-from jaxvid.core.paths import unflatten
+from jaxvid.core.paths import flatten
 from jaxvid.models.lpips import LPIPS
 from jaxvid.train.phase import Phase
 from jaxvid.train.state import Params, State, weights
@@ -49,6 +48,11 @@ class Reconstruct(FitConfig):
         state = fit(run, system.phases(scene), system.loop)
         pixels = system.render_image(system.frame(scene.box), state, scene.views["test"].cameras, 0)
     """
+
+    @property
+    def reconstruction(self) -> "Reconstruct":
+        """Itself: an edited scene's system has one too."""
+        return self
 
     def scene(self) -> Scene:
         """The scene of `data`."""
@@ -87,7 +91,7 @@ class Reconstruct(FitConfig):
 
     def model(self, frame: Frame, state: State, fit: int = -1) -> Model:
         """The model of a fit (the last) with the state's values."""
-        return unflatten(abstract_model(self, frame, fit % len(self.fits)), weights(state))
+        return model_of(self, frame, fit % len(self.fits), weights(state))
 
     def render_image(
         self,
@@ -107,7 +111,9 @@ class Reconstruct(FitConfig):
         mesh = make_mesh(self.mesh)
         chunk = self.image_chunk(number, "normals" if normals else "image")
         draw = image_program(self, frame, number, chunk, normals, mesh)
-        return draw(weights(state), state.get("extra", {}).get("level"), cameras.select([view]))
+        form = flatten(abstract_model(self, frame, number))
+        params = {path: leaf for path, leaf in weights(state).items() if path in form}
+        return draw(params, state.get("extra", {}).get("level"), cameras.select([view]))
 
     def image_chunk(self, fit: int = -1, use: Use = "image") -> int:
         """Rays rendered at once for an image of a fit (the last): `chunk`, or as many as `CHUNK_BYTES` of samples are."""
@@ -160,21 +166,10 @@ def image_program(
     mesh: Mesh | None = None,
 ) -> Callable[[Params, Any, Cameras], Pixels]:
     """The compiled function (params, level, one camera) -> its image, `chunk` rays at a time on each of the mesh's devices."""
-    abstract = abstract_model(config, frame, fit)
-    parts = ray_parts(mesh)
 
     def image(params: Params, level: Any, cameras: Cameras) -> Pixels:
-        model = unflatten(abstract, params)
+        model = model_of(config, frame, fit, params)
         occupied = look_at_cells(config, model, level)
-        if normals:
-            model = Model(NormalField(model.field), list(model.proposals))
-
-        def one(whole: tuple[Model, Any], rays: Rays) -> Pixels:
-            model, occupied = whole
-            behind = jnp.full((rays.origin.shape[0], 3), 0.5) if normals else None
-            return render(config, model, rays, occupied=occupied, background=behind, mesh=mesh)[0]
-
-        whole = chunked(one, chunk * parts, multiple=parts)
-        return whole((model, occupied), image_rays(cameras, 0))
+        return render_view(config, model, cameras, 0, occupied, chunk, normals=normals, mesh=mesh)
 
     return jax.jit(image) if mesh is None else jax.jit(image, out_shardings=replicated(mesh))

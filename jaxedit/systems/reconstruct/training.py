@@ -4,25 +4,26 @@
 not fit into a packed grid: a fit does not begin unless that is 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxedit.fields.field import Frame
+from jaxedit.fields.normals import NormalField
 from jaxedit.fields.packed_grid import PackedGrid
 from jaxedit.fields.voxel_grid import VoxelGrid
 from jaxedit.render.compositing import Pixels
-from jaxedit.render.image import over_mesh
+from jaxedit.render.image import chunked, over_mesh, ray_parts
 from jaxedit.render.occupancy import full_level, occupied_cells, updated_level
 from jaxedit.render.render import Losses, render_rays
-from jaxedit.scene.cameras import Cameras, Rays, pixel_rays
+from jaxedit.scene.cameras import Cameras, Rays, image_rays, pixel_rays
 from jaxedit.scene.scene import Scene, Views
 from jaxedit.systems.reconstruct.batches import RayBatches
 from jaxedit.systems.reconstruct.config import Fit, FitConfig
@@ -109,6 +110,84 @@ def render(
     return spread((model, occupied, anneal), (rays, keys, behind))
 
 
+def render_view(
+    config: FitConfig,
+    model: Model,
+    cameras: Cameras,
+    view: Int[Array, ""] | int,
+    occupied: Bool[Array, "x y z"] | None,
+    chunk: int,
+    *,
+    normals: bool = False,
+    mesh: Mesh | None = None,
+) -> Pixels:
+    """A whole view [h, w, ...], `chunk` rays at a time on each of the mesh's devices; its gradient renders again."""
+    if normals:
+        model = Model(NormalField(model.field), list(model.proposals))
+
+    def one(whole: tuple[Model, Any], rays: Rays) -> Pixels:
+        model, occupied = whole
+        behind = jnp.full((rays.origin.shape[0], 3), 0.5) if normals else None
+        return render(config, model, rays, occupied=occupied, background=behind, mesh=mesh)[0]
+
+    parts = ray_parts(mesh)
+    whole = chunked(one, chunk * parts, multiple=parts)
+    return whole((model, occupied), image_rays(cameras, view))
+
+
+class Look(NamedTuple):
+    """How a step looks at a field: the cells where there may be matter (None: everywhere), and how far proposals sharpened."""
+
+    occupied: Bool[Array, "x y z"] | None = None
+    anneal: Float[Array, ""] | float = 1.0
+
+
+EVERYWHERE = Look()
+
+
+def rendered(
+    config: FitConfig,
+    fit: Fit,
+    model: Model,
+    rays: Rays,
+    keys: Key[Array, "r"] | None,
+    look: Look,
+    *,
+    background: Float[Array, "r 3"] | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Pixels, Float[Array, "r"], Sums]:
+    """Rays as a step of `fit` renders them, its losses of densities, and "blocks_per_ray" where rendering is sparse."""
+    pixels, losses = render(
+        config,
+        model,
+        rays,
+        keys,
+        occupied=look.occupied,
+        anneal=look.anneal,
+        background=background,
+        mesh=mesh,
+    )
+    total = fit.distortion * losses["distortion"]
+    if "interlevel" in losses:
+        total = total + fit.interlevel * losses["interlevel"]
+    sums: Sums = {}
+    if "blocks" in losses:
+        sums["blocks_per_ray"] = (jnp.sum(losses["blocks"]), jnp.float32(total.shape[0]))
+    return pixels, total, sums
+
+
+def colour_loss(
+    kind: Literal["l2", "l1", "huber"], error: Float[Array, "*n 3"]
+) -> Float[Array, "*n"]:
+    """The mean over colours of each pixel's error, by the kind of a `Fit`."""
+    size = jnp.abs(error)
+    if kind == "l2":
+        return jnp.mean(error**2, axis=-1)
+    if kind == "l1":
+        return jnp.mean(size, axis=-1)
+    return jnp.mean(jnp.where(size < HUBER, 0.5 * size**2 / HUBER, size - 0.5 * HUBER), axis=-1)
+
+
 def ray_loss(
     config: FitConfig,
     fit: Fit,
@@ -116,38 +195,20 @@ def ray_loss(
     model: Model,
     batch: Mapping[str, Array],
     keys: Key[Array, "r"],
+    look: Look = EVERYWHERE,
     *,
-    occupied: Bool[Array, "x y z"] | None = None,
-    anneal: Float[Array, ""] | float = 1.0,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "r"], Sums]:
     """The loss of each ray of a batch, and sums: "mse" and, where it is sparse, "blocks_per_ray"."""
-    pixel = batch["pixel"].astype(jnp.float32) + 0.5
-    rays = pixel_rays(cameras, batch["view"], pixel)
-    pixels, losses = render(config, model, rays, keys, occupied=occupied, anneal=anneal, mesh=mesh)
-    count = pixel.shape[0]
+    rays = pixel_rays(cameras, batch["view"], batch["pixel"].astype(jnp.float32) + 0.5)
+    pixels, total, sums = rendered(config, fit, model, rays, keys, look, mesh=mesh)
     target = batch["colour"].astype(jnp.float32) / 255.0
     if target.shape[-1] == 4:
-        behind = background_of(config, keys, count)
+        behind = background_of(config, keys, target.shape[0])
         target = target[:, :3] * target[:, 3:] + (1.0 - target[:, 3:]) * behind
     error = pixels.colour - target
-    square = jnp.mean(error**2, axis=-1)
-    if fit.colour_loss == "l2":
-        total = square
-    elif fit.colour_loss == "l1":
-        total = jnp.mean(jnp.abs(error), axis=-1)
-    else:
-        size = jnp.abs(error)
-        total = jnp.mean(
-            jnp.where(size < HUBER, 0.5 * size**2 / HUBER, size - 0.5 * HUBER), axis=-1
-        )
-    total = total + fit.distortion * losses["distortion"]
-    if "interlevel" in losses:
-        total = total + fit.interlevel * losses["interlevel"]
-    sums = {"mse": (jnp.sum(square), jnp.float32(count))}
-    if "blocks" in losses:
-        sums["blocks_per_ray"] = (jnp.sum(losses["blocks"]), jnp.float32(count))
-    return total, sums
+    sums["mse"] = (jnp.sum(jnp.mean(error**2, axis=-1)), jnp.float32(target.shape[0]))
+    return total + colour_loss(fit.colour_loss, error), sums
 
 
 def phases(config: FitConfig, scene: Scene, report: Report | None = None) -> list[Phase]:
@@ -189,41 +250,64 @@ def _check_rows(config: FitConfig, index: int, state: State) -> None:
         )
 
 
+# The loss of each example from (model, all parameters, batch, keys, look), with sums; "mse" becomes a PSNR.
+FieldLoss: TypeAlias = Callable[
+    [Model, Params, Mapping[str, Any], Any, Look], tuple[Float[Array, "b"], Sums]
+]
+
+
 def make_ray_step(
     config: FitConfig, frame: Frame, index: int, cameras: Cameras, mesh: Mesh | None
 ) -> Step:
     """The step of fit `index` on rays of those cameras."""
-    fit, optimizer = config.fits[index], _optimizer(config, index)
-    taken = sum(before.steps for before in config.fits[:index])
+    fit = config.fits[index]
+
+    def loss(
+        model: Model, _: Params, batch: Mapping[str, Any], keys: Any, look: Look
+    ) -> tuple[Array, Sums]:
+        return ray_loss(config, fit, cameras, model, batch, keys, look, mesh=mesh)
+
+    return make_field_step(config, frame, index, loss)
+
+
+def make_field_step(config: FitConfig, frame: Frame, index: int, field_loss: FieldLoss) -> Step:
+    """The step of fit `index` down a loss of the field; it looks at the occupancy grid again where there is one."""
+    optimizer = _optimizer(config, index)
 
     def step(state: State, batch: Mapping[str, Any], key: Key[Array, ""]) -> tuple[State, Sums]:
-        abstract = abstract_model(config, frame, index)
-        level = state["extra"].get("level")
-        steps = taken + state["extra"]["updates"].astype(jnp.float32)
-        progress = jnp.minimum(steps / max(config.anneal, 1), 1.0)
-        occupied = look_at_cells(config, unflatten(abstract, weights(state)), level)
+        look = look_of(config, frame, index, state)
 
         def loss(params: Params, batch: Mapping[str, Any], keys: Any) -> tuple[Array, Sums]:
-            return ray_loss(
-                config,
-                fit,
-                cameras,
-                unflatten(abstract, params),
-                batch,
-                keys,
-                occupied=occupied,
-                anneal=progress,
-                mesh=mesh,
-            )
+            return field_loss(model_of(config, frame, index, params), params, batch, keys, look)
 
         state, sums = make_step(cast(Loss, loss), optimizer, ema_decay=None)(state, batch, key)
-        mse, count = sums.pop("mse")
-        sums["psnr"] = (-10.0 * jnp.log10(jnp.maximum(mse / count, 1e-10)), jnp.ones(()))
+        if "mse" in sums:
+            mse, count = sums.pop("mse")
+            sums["psnr"] = (-10.0 * jnp.log10(jnp.maximum(mse / count, 1e-10)), jnp.ones(()))
+        level = state["extra"].get("level")
         if level is not None:
-            state["extra"]["level"] = _looked_again(config, abstract, state, level, key)
+            model = model_of(config, frame, index, weights(state))
+            state["extra"]["level"] = _looked_again(config, model, state, level, key)
         return state, sums
 
     return step
+
+
+def model_of(config: FitConfig, frame: Frame, index: int, params: Params) -> Model:
+    """The model of fit `index` from `{path: array}`, which may hold more."""
+    abstract = abstract_model(config, frame, index)
+    return unflatten(abstract, {path: params[path] for path in flatten(abstract) if path in params})
+
+
+def look_of(config: FitConfig, frame: Frame, index: int, state: State) -> Look:
+    """How fit `index` looks at its field in that state."""
+    taken = sum(before.steps for before in config.fits[:index])
+    steps = taken + state["extra"]["updates"].astype(jnp.float32)
+    model = model_of(config, frame, index, weights(state))
+    return Look(
+        look_at_cells(config, model, state["extra"].get("level")),
+        jnp.minimum(steps / max(config.anneal, 1), 1.0),
+    )
 
 
 def begin(
@@ -235,9 +319,8 @@ def begin(
     """
     model, lost = make_model(config, frame, index, key), jnp.zeros((), jnp.int32)
     if previous is not None:
-        form = abstract_model(config, frame, max(index - 1, 0))
         try:
-            model = unflatten(form, weights(previous))
+            model = model_of(config, frame, max(index - 1, 0), weights(previous))
         except ValueError as error:
             raise UserError(
                 f"the state to start from is of another field ({error}); start from a state of the first fit's form"
@@ -259,7 +342,7 @@ def _optimizer(config: FitConfig, index: int) -> optax.GradientTransformation:
 
 def _looked_again(
     config: FitConfig,
-    abstract: Model,
+    model: Model,
     state: State,
     level: Float[Array, "g g g"],
     key: Key[Array, ""],
@@ -267,7 +350,6 @@ def _looked_again(
     """The occupancy level after a step: looked at again once in `every` steps."""
     assert config.occupancy is not None
     settings, updates = config.occupancy, state["extra"]["updates"]
-    model = unflatten(abstract, weights(state))
 
     def look(level: Array) -> Array:
         turn = updates // settings.every

@@ -1,0 +1,1 @@
+"""Distillation: a rendered image in, a gradient on it out."""

@@ -1,0 +1,20 @@
+"""Instruct-NeRF2NeRF: a scene edited by one sentence, through its images."""
+
+from jaxedit.systems.instruct_nerf2nerf.config import (
+    EditConfig,
+    Method,
+    Stage,
+    TrainingConfig,
+    stages_of,
+)
+from jaxedit.systems.instruct_nerf2nerf.system import InstructNerf2Nerf, Opened
+
+__all__ = [
+    "EditConfig",
+    "InstructNerf2Nerf",
+    "Method",
+    "Opened",
+    "Stage",
+    "TrainingConfig",
+    "stages_of",
+]
