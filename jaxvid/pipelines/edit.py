@@ -24,6 +24,7 @@ from jaxvid.diffusion.process import q_sample
 from jaxvid.diffusion.samplers import ddim
 from jaxvid.models.autoencoder import Autoencoder
 from jaxvid.models.conditional_unet import ConditionalUNet
+from jaxvid.models.folding import PixelFolding
 from jaxvid.pipelines.denoise import SamplerName, guided_program, network_denoise, one_each, start
 from jaxvid.pipelines.latent import LatentDiffusion, decode, latent_mean
 from jaxvid.pipelines.noise import PublishedNoise
@@ -91,7 +92,7 @@ class Told(NamedTuple):
     """An editing model's networks and what it is told, all arrays: embedded texts [1, n, d], and the two scales."""
 
     unet: ConditionalUNet
-    autoencoder: Autoencoder
+    autoencoder: Autoencoder | PixelFolding
     text: Float[Array, "1 n d"]
     none: Float[Array, "1 n d"]
     text_scale: Float[Array, ""]
@@ -221,7 +222,7 @@ def _check_editing(model: LatentDiffusion) -> None:
 
 @jax.jit
 def _noised(
-    autoencoder: Autoencoder,
+    autoencoder: Autoencoder | PixelFolding,
     x: Float[Array, "b t y x 3"],
     logsnr: Float[Array, ""],
     key: Key[Array, ""],

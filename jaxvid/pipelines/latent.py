@@ -18,6 +18,7 @@ from jaxvid.diffusion.driver import Progress
 from jaxvid.models.autoencoder import Autoencoder
 from jaxvid.models.clip import ClipText
 from jaxvid.models.conditional_unet import ConditionalUNet
+from jaxvid.models.folding import PixelFolding
 from jaxvid.pipelines.denoise import (
     SamplerName,
     guided_program,
@@ -30,7 +31,7 @@ from jaxvid.pipelines.folders import check_parts, trained_sides
 from jaxvid.pipelines.noise import PublishedNoise, read_noise
 from jaxvid.weights.loading import WHOLE, Loading
 from jaxvid.weights.motion import load_motion
-from jaxvid.weights.registry import load_as
+from jaxvid.weights.registry import load_as, load_coder
 from jaxvid.weights.tokenizers import ClipTokenizer
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -44,7 +45,7 @@ class LatentDiffusion:
     """
 
     unet: ConditionalUNet
-    autoencoder: Autoencoder
+    autoencoder: Autoencoder | PixelFolding
     text: ClipText
     tokenizer: ClipTokenizer
     noise: PublishedNoise
@@ -70,7 +71,7 @@ class LatentDiffusion:
 
 
 def decode(
-    autoencoder: Autoencoder, z: Float[Array, "b t h w c"], frames: int = 4
+    autoencoder: Autoencoder | PixelFolding, z: Float[Array, "b t h w c"], frames: int = 4
 ) -> Float[Array, "b t y x 3"]:
     """Pixels of scaled latents, `frames` at a time; a temporal decoder sees only those together."""
     parts = [
@@ -85,13 +86,15 @@ def _embed(text: ClipText, tokens: Int[Array, "b n"]) -> Float[Array, "b n d"]:
 
 
 @jax.jit
-def _decode(autoencoder: Autoencoder, z: Float[Array, "b t h w c"]) -> Float[Array, "b t y x 3"]:
+def _decode(
+    autoencoder: Autoencoder | PixelFolding, z: Float[Array, "b t h w c"]
+) -> Float[Array, "b t y x 3"]:
     return autoencoder.decode(z)
 
 
 @jax.jit
 def latent_mean(
-    autoencoder: Autoencoder, x: Float[Array, "b t h w c"]
+    autoencoder: Autoencoder | PixelFolding, x: Float[Array, "b t h w c"]
 ) -> Float[Array, "b t y x d"]:
     """The mean of the latents of pixels, unscaled, which is how image conditions are given."""
     return autoencoder.moments(x)[0]
@@ -109,7 +112,7 @@ def load_latent_diffusion(
     unet, text = folder / "unet", load_as(ClipText, folder / "text_encoder", how)
     return LatentDiffusion(
         load_as(ConditionalUNet, unet, how) if motion is None else load_motion(unet, motion, how),
-        load_as(Autoencoder, folder / "vae", how),
+        load_coder(folder / "vae", how),
         text,
         ClipTokenizer(str(folder / "tokenizer"), text.config.positions),
         read_noise(folder / "scheduler"),

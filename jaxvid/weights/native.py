@@ -18,6 +18,7 @@ from jaxvid.core.errors import UserError
 from jaxvid.models.autoencoder import Autoencoder, AutoencoderConfig
 from jaxvid.models.clip import ClipImage, ClipImageConfig, ClipText, ClipTextConfig
 from jaxvid.models.conditional_unet import ConditionalUNet, ConditionalUNetConfig
+from jaxvid.models.folding import FoldingConfig, PixelFolding
 from jaxvid.models.prior import ImageConditions, ImageConditionsConfig, Prior, PriorConfig
 from jaxvid.models.t5 import T5Config, T5Encoder
 from jaxvid.models.text import TextConfig, TextEncoder
@@ -37,6 +38,7 @@ class Kind(NamedTuple):
 MODULES: Mapping[str, Kind] = {
     "ConditionalUNet": Kind(ConditionalUNet, ConditionalUNetConfig),
     "Autoencoder": Kind(Autoencoder, AutoencoderConfig),
+    "PixelFolding": Kind(PixelFolding, FoldingConfig),
     "ClipText": Kind(ClipText, ClipTextConfig),
     "ClipImage": Kind(ClipImage, ClipImageConfig),
     "T5Encoder": Kind(T5Encoder, T5Config),

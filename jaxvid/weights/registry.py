@@ -16,6 +16,7 @@ from jaxvid.core.errors import UserError
 from jaxvid.models.autoencoder import Autoencoder
 from jaxvid.models.clip import ClipImage, ClipText
 from jaxvid.models.conditional_unet import ConditionalUNet, MotionConfig
+from jaxvid.models.folding import PixelFolding
 from jaxvid.models.prior import ImageConditions, Prior
 from jaxvid.models.t5 import T5Encoder
 from jaxvid.models.text import TextEncoder
@@ -99,6 +100,15 @@ def load_model(folder: str | Path, how: Loading = WHOLE) -> Any:
 def load_as(kind: type[Module], folder: str | Path, how: Loading = WHOLE) -> Module:
     """The network in `folder`, which is a `kind`: `load_as(Autoencoder, "stable-diffusion-v1-5/vae")`. Raises UserError."""
     return load(open_as(kind, folder, how.variant), how)
+
+
+def load_coder(folder: str | Path, how: Loading = WHOLE) -> Autoencoder | PixelFolding:
+    """What stands between pixels and the latents of a pipeline: the network in `folder`, of either kind. Raises UserError."""
+    source = open_model(folder, how.variant)
+    if not isinstance(source.abstract, Autoencoder | PixelFolding):
+        found = type(source.abstract).__name__
+        raise UserError(f"{folder} is a {found}, not an autoencoder; give the folder of one")
+    return load(source, how)
 
 
 def rules_of(module: nnx.Module) -> Rules:

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from tiny import LONG, TinyConfig, metrics, same, train
+from tiny import LONG, TinyConfig, metrics, phases, same, train
 
 from jaxvid.core import config as config_module
+from jaxvid.core.checkpoint import Checkpointer
 from jaxvid.core.errors import UserError
 from jaxvid.core.mesh import MeshConfig
+from jaxvid.core.paths import flatten
 from jaxvid.core.run import RunDirectory
 from jaxvid.train.loop import InterruptedRunError, LoopConfig, NonFiniteError, fit
 from jaxvid.train.phase import Phase
@@ -295,3 +297,32 @@ def test_a_step_is_compiled_once(tmp_path):
     with jax.log_compiles(False):
         fit(RunDirectory.open(tmp_path, TinyConfig()), [counting], LoopConfig(save_every=2))
     assert len(traces) == 1
+
+
+def test_external_arrays_come_from_the_start_and_are_in_no_checkpoint(tmp_path):
+    """A phase may name frozen arrays that each start brings along; the rest of a run is as without."""
+    config = TinyConfig()
+    start = {"trainable": {}, "frozen": {"given": np.arange(4, dtype=np.float32)}}
+
+    def outside():
+        (phase,) = phases(config)
+
+        def init(previous, key):
+            state = phase.init(None, key)
+            return {**state, "frozen": {**state["frozen"], **previous["frozen"]}}
+
+        return [replace(phase, init=init, external=lambda path: path == "given")]
+
+    def go(steps, start):
+        run = RunDirectory.open(tmp_path / "run", config, ("loop",))
+        return flatten(fit(run, outside(), replace(config.loop, max_steps=steps), start=start))
+
+    go(5, start)
+    whole = train(tmp_path / "whole", config)
+    resumed = go(None, start)
+    np.testing.assert_array_equal(resumed.pop("frozen/given"), start["frozen"]["given"])
+    same({path: np.asarray(leaf) for path, leaf in resumed.items()}, whole)
+    with Checkpointer(tmp_path / "run" / "checkpoints") as checkpoints:
+        restored = checkpoints.restore()
+    assert restored is not None and "frozen/given" not in restored.tree
+    assert any(path.startswith("frozen/") for path in restored.tree)

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key, UInt8
 
 from jaxedit.distill.score import distilled, score_gradient
 from jaxedit.systems.instruct_nerf2nerf.config import EditConfig
 from jaxvid.core.rng import named
 from jaxvid.diffusion.guidance import guided
+from jaxvid.diffusion.schedule import EDM
 from jaxvid.models.lpips import LPIPS
 from jaxvid.pipelines.denoise import network_denoise
 from jaxvid.pipelines.edit import Revision, Told, conditions, of_instruction, tell
@@ -56,7 +57,8 @@ class Editor:
 
     def levels(self, lower: float, upper: float) -> tuple[int, int]:
         """The entries of the table from which edits begin, for a range in fractions; at least as many as there are steps."""
-        entries = self.noise.table.entries if hasattr(self.noise.table, "entries") else 0
+        table = self.noise.table
+        entries = 0 if isinstance(table, EDM) else table.entries
         lowest, highest = (max(self.edit.steps, int(entries * end)) for end in (lower, upper))
         return lowest, highest
 
@@ -145,6 +147,6 @@ def to_pixels(image: Float[Array, "*n 3"]) -> Array:
     return jnp.round(jnp.clip(image, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-def from_pixels(image: Int[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+def from_pixels(image: UInt8[Array, "*n 3"]) -> Float[Array, "*n 3"]:
     """Bytes to [0, 1]."""
     return image.astype(jnp.float32) / 255.0
