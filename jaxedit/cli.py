@@ -108,7 +108,31 @@ def plan(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     return run_plan(program, arguments.config, arguments.topology, words, arguments.json)
 
 
-COMMANDS = {"fit": fit, "render": render, "export": export, "view": view, "plan": plan}
+def edit(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """`jaxedit edit`."""
+    from jaxedit.editing import edit_command
+
+    cache_compilations()
+    return run_training("jaxedit", lambda: edit_command(arguments, rest))
+
+
+def history(arguments: argparse.Namespace, _: Sequence[str]) -> int:
+    """`jaxedit history`."""
+    from jaxedit.editing import history_command
+
+    print(history_command(arguments))
+    return 0
+
+
+COMMANDS = {
+    "fit": fit,
+    "edit": edit,
+    "history": history,
+    "render": render,
+    "export": export,
+    "view": view,
+    "plan": plan,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

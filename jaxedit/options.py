@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxvid.command import Add
+from jaxvid.command import Add, finite
 
 DESCRIPTION = "Reconstruct scenes as NeRFs or voxel grids, look at them, and edit them from text."
 
@@ -30,6 +30,69 @@ def fit(add: Add) -> None:
         "--run", type=Path, dest="directory", help="run directory (default runs/SCENE)"
     )
     sub.add_argument("--options", action="store_true", help="list the configuration's options")
+
+
+def edit(add: Add) -> None:
+    """`jaxedit edit`."""
+    sub = add(
+        "edit",
+        "Edit a fitted scene by a sentence, or go on with an edit that was interrupted; the scene before it is kept.",
+        '  jaxedit edit runs/snowman --instruction "make the hat red"\n'
+        '  jaxedit edit runs/snowman --instruction "make it night" --dry-run       (four views in 2-D, nothing else)\n'
+        "  jaxedit edit runs/bear --config instruct_nerf2nerf/published --editor weights/instruct-pix2pix \\\n"
+        '      --instruction "turn the bear into a polar bear" --edit.text-scale 6.5\n'
+        '  jaxedit edit runs/snowman --instruction "add a blue hat" --method one-time --steps 200\n'
+        "  jaxedit edit runs/snowman --options      (every option that may follow)",
+        overrides=True,
+    )
+    sub.add_argument("source", type=Path, help="a run directory of `jaxedit fit`")
+    sub.add_argument("--instruction", help="what to change, as one would tell a person")
+    sub.add_argument(
+        "--config",
+        default="instruct_nerf2nerf/small",
+        help="a preset, or a Python file with config() (default instruct_nerf2nerf/small)",
+    )
+    sub.add_argument(
+        "--method",
+        choices=("in2n", "intervals", "one-time", "per-view", "sds"),
+        help="in2n: the iterative dataset update (default); intervals: all views now and then; one-time: all views once, "
+        "then the scene; per-view: the views alone; sds: score distillation",
+    )
+    sub.add_argument("--steps", type=int, help="in which the scene follows (the preset's)")
+    sub.add_argument(
+        "--editor",
+        help="a folder of InstructPix2Pix weights (the small one that comes with jaxedit)",
+    )
+    sub.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="edit four views in 2-D, write a picture of them, and stop",
+    )
+    sub.add_argument(
+        "--out", type=Path, help="of --dry-run: the picture (default RUN/edits/preview-...png)"
+    )
+    sub.add_argument("--options", action="store_true", help="list the configuration's options")
+
+
+def history(add: Add) -> None:
+    """`jaxedit history`."""
+    sub = add(
+        "history",
+        "Show the edits of a scene; undo the last, make it again, or set how strongly it shows.",
+        "  jaxedit history runs/snowman\n"
+        "  jaxedit history runs/snowman --undo\n"
+        "  jaxedit history runs/snowman --redo\n"
+        "  jaxedit history runs/snowman --blend 0.5      (half way between before and after the last edit)",
+    )
+    sub.add_argument("source", type=Path, help="a run directory of `jaxedit fit`")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--undo", action="store_true", help="back to before the last edit")
+    which.add_argument(
+        "--redo", action="store_true", help="make the edit again that was undone last"
+    )
+    which.add_argument(
+        "--blend", type=finite, metavar="STRENGTH", help="of the last edit, from 0 to 1"
+    )
 
 
 def render(add: Add) -> None:
@@ -149,4 +212,4 @@ def plan(add: Add) -> None:
     sub.add_argument("--json", type=Path, help="also write the plan here")
 
 
-OPTIONS = (fit, render, export, view, plan)
+OPTIONS = (fit, edit, history, render, export, view, plan)

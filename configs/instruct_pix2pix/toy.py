@@ -11,8 +11,8 @@ def config() -> InstructPix2Pix:
     unet = ConditionalUNetConfig(
         levels=(
             Level(48, 1, head_dim=24),
-            Level(96, 1, attention="transformer", head_dim=24),
-            Level(144, 1, attention="transformer", head_dim=24),
+            Level(96, 1, attention="transformer", head_dim=32),
+            Level(128, 1, attention="transformer", head_dim=32),
         ),
         inputs=24,
         outputs=12,

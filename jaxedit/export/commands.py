@@ -17,8 +17,9 @@ from jaxedit.export.sampling import check_resolution
 from jaxedit.export.surface import mesh_of
 from jaxedit.fields.packed_grid import PackedGrid
 from jaxedit.fields.voxel_grid import VoxelGrid
+from jaxedit.history import load_current
 from jaxedit.scene.poses import Similarity
-from jaxedit.systems.reconstruct.stored import Fitted, load_fitted
+from jaxedit.systems.reconstruct.stored import Fitted
 from jaxvid.core.errors import UserError
 from jaxvid.data.writing import check_place, write_bytes
 
@@ -43,7 +44,7 @@ WORLDS = {
 def export_to_file(arguments: Namespace) -> Path:
     """Exports as the options say; returns what was written. Nothing is written for bad input."""
     _check(arguments)
-    fitted = load_fitted(arguments.source)
+    fitted = load_current(arguments.source)
     return write_bytes(arguments.out, MAKERS[arguments.format](fitted, arguments))
 
 

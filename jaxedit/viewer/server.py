@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxedit.history import load_current
 from jaxedit.scene.paths import focus_of
 from jaxedit.scene.record import FILE
 from jaxedit.systems.reconstruct.report import spread_indices
-from jaxedit.systems.reconstruct.stored import Fitted, load_fitted
+from jaxedit.systems.reconstruct.stored import Fitted
 from jaxedit.viewer.following import Live, newest_step, progress_text
 from jaxedit.viewer.pictures import BrowserCamera, Look, Picture, first_view, to_browser
 from jaxedit.viewer.session import Session, step_of
@@ -89,7 +90,7 @@ def first_fitted(run: Path, *, wait: bool) -> Fitted:
         print(f"{run} has no checkpoint yet; waiting for the first (Ctrl-C ends)", flush=True)
         while newest_step(run) is None:
             time.sleep(INTERVAL)
-    return load_fitted(run)
+    return load_current(run)
 
 
 class Viewer:

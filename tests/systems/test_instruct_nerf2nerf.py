@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_fits import ADAM, toy
 from tiny_editor import (
+    EXCHANGED,
     as_bytes,
     as_numbers,
     edit_of,
@@ -25,9 +26,11 @@ from jaxedit.systems.instruct_nerf2nerf import (
     Stage,
     TrainingConfig,
     stages_of,
+    training,
 )
 from jaxedit.systems.instruct_nerf2nerf.patches import PatchBatches
 from jaxedit.systems.instruct_nerf2nerf.training import patches_of
+from jaxedit.systems.reconstruct import system as reconstruct_system
 from jaxvid.core.checkpoint import Checkpointer
 from jaxvid.core.errors import UserError
 from jaxvid.core.paths import flatten
@@ -37,6 +40,13 @@ from jaxvid.pipelines import Revision, revise_image, tell
 from jaxvid.train.loop import LoopConfig, fit
 
 ROOT = jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch):
+    """Eight simulated devices would each run the whole editor on the same few cores."""
+    for module in (training, reconstruct_system):
+        monkeypatch.setattr(module, "make_mesh", lambda _: None)
 
 
 def walk(given, steps=None, start=None):
@@ -184,10 +194,10 @@ def test_noise_levels_are_drawn_from_the_whole_range():
 
 
 def test_views_are_edited_in_cyclic_order_by_the_field_before_the_step():
-    config = edit_of((Stage("edit", 6, every=2, views=5),), steps=2)
+    config = edit_of((Stage("edit", 6, every=2, views=5),))
     given = swapping(opened(config))
     states = walk(given)
-    edited = given.originals[..., ::-1]
+    edited = given.originals[..., EXCHANGED]
     for step, state in enumerate(states):
         done = 5 * ((step + 1) // 2)
         images = np.asarray(state["extra"]["images"])
@@ -236,7 +246,7 @@ def test_patches_of_a_step_are_those_before_its_edit():
     first, sums = jax.jit(phase.step)(state, next(phase.batches(None)), named(ROOT, "step"))
     np.testing.assert_allclose(sums["loss"][0], untouched["loss"][0], rtol=1e-6)
     later = jax.jit(phase.step)(first, next(phase.batches(None)), named(ROOT, "step"))[1]
-    assert later["loss"][0] > 1.5 * sums["loss"][0]
+    assert later["loss"][0] > 1.1 * sums["loss"][0]
     assert float(sums["change"][0]) > 0.01
     assert float(untouched["change"][0]) == 0.0
 
@@ -254,11 +264,12 @@ def test_masked_pixels_teach_nothing():
 
 
 def test_a_field_follows_a_consistent_edit():
-    config = edit_of((Stage("edit", 120, every=1),))
+    training = TrainingConfig(patches=8, side=8, optimizer=ADAM)
+    config = edit_of((Stage("edit", 200, every=1),), training=training)
     given = swapping(opened(config))
     last = walk(given)[-1]
     views = toy().views["test"]
-    truths = config.originals(views)[..., ::-1] / np.float32(255)
+    truths = config.originals(views)[..., EXCHANGED] / np.float32(255)
     old, new = [], []
     for i, truth in enumerate(truths):
         frame, base = given.setting.frame, fitted()
@@ -288,7 +299,7 @@ def test_edited_one_by_one_and_not_followed():
     config = edit_of(stages_of("per-view", 5, 12))
     given = swapping(opened(config))
     states = walk(given)
-    np.testing.assert_array_equal(states[-1]["extra"]["images"], given.originals[..., ::-1])
+    np.testing.assert_array_equal(states[-1]["extra"]["images"], given.originals[..., EXCHANGED])
     for path, leaf in states[0]["trainable"].items():
         np.testing.assert_array_equal(leaf, states[-1]["trainable"][path])
 
@@ -298,7 +309,7 @@ def test_a_one_time_update_follows_what_was_edited_once():
     given = swapping(opened(config))
     states = walk(given)
     for state in states:
-        np.testing.assert_array_equal(state["extra"]["images"], given.originals[..., ::-1])
+        np.testing.assert_array_equal(state["extra"]["images"], given.originals[..., EXCHANGED])
     moved = [
         path
         for path, leaf in states[0]["trainable"].items()

@@ -75,19 +75,19 @@ def tiny_model():
 
 
 @lru_cache
-def fitted(kind="voxels", steps=None):
+def fitted(kind="voxels"):
     """The toy scene, fitted shortly."""
     config = system() if kind == "voxels" else hash_system()
     config = config.seeing(toy())
-    state = run_fits(config, steps)[-1][0]
+    state = run_fits(config)[-1][0]
     return Fitted(config, SceneRecord.of(toy()), state, len(config.fits) - 1)
 
 
-def edit_of(stages, kind="voxels", steps=None, training=None, **edit):
+def edit_of(stages, kind="voxels", training=None, **edit):
     """An `InstructNerf2Nerf` of the fitted toy scene."""
     edit = {"instruction": "make it blue", "steps": 3, **edit}
     usual = TrainingConfig(patches=4, side=8, optimizer=ADAM, rows=0 if kind == "voxels" else None)
-    base = fitted(kind, steps)
+    base = fitted(kind)
     return InstructNerf2Nerf.of(base, EditConfig(**edit), stages, training or usual)
 
 
@@ -97,12 +97,15 @@ def opened(config, masks=None):
     return config.open(tiny_model(), views.cameras, toy().box, config.originals(views), masks)
 
 
+EXCHANGED = (2, 0, 1)
+
+
 @dataclass(frozen=True)
 class Swap(Editor):
-    """Gives the original with red and blue exchanged, whatever it is shown."""
+    """Gives the original with its colours exchanged, whatever it is shown."""
 
     def edited(self, told, image, original, key, lower, upper):
-        return original[..., ::-1]
+        return original[..., jnp.array(EXCHANGED)]
 
 
 def swapping(given):

@@ -7,6 +7,7 @@ from jaxedit.systems.instruct_nerf2nerf.config import (
     TrainingConfig,
     stages_of,
 )
+from jaxedit.systems.instruct_nerf2nerf.recipe import Recipe
 from jaxedit.systems.instruct_nerf2nerf.system import InstructNerf2Nerf, Opened
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "InstructNerf2Nerf",
     "Method",
     "Opened",
+    "Recipe",
     "Stage",
     "TrainingConfig",
     "stages_of",

@@ -15,6 +15,7 @@ from jaxedit.systems.instruct_nerf2nerf.config import EditConfig, Stage, Trainin
 from jaxedit.systems.instruct_nerf2nerf.editor import Weights, make_editor, to_pixels
 from jaxedit.systems.instruct_nerf2nerf.training import Setting, stage_phases, start_state
 from jaxedit.systems.reconstruct.config import Fit
+from jaxedit.systems.reconstruct.memory import training_bytes
 from jaxedit.systems.reconstruct.report import truth_of
 from jaxedit.systems.reconstruct.stored import Fitted
 from jaxedit.systems.reconstruct.system import Reconstruct
@@ -89,7 +90,7 @@ class InstructNerf2Nerf:
                 stage.name,
                 steps=stage.steps,
                 rays=training.patches * training.side**2,
-                resolution=training.resolution if first else None,
+                resolution=training.resolution if first and self._voxels else None,
                 rows=training.rows if first and self._voxels else None,
                 keep=training.keep,
                 colour_loss="l1",
@@ -149,6 +150,19 @@ class InstructNerf2Nerf:
             masks,
         )
         return Opened(setting, given, originals)
+
+    def estimate(self, opened: "Opened") -> str:
+        """A line on the memory that the edit will need, for people, before anything is compiled."""
+        frame, whole, first = opened.setting.frame, self.whole, len(self.base.fits)
+        field = max(training_bytes(whole, frame, first + i) for i in range(len(self.stages)))
+        editor = sum(leaf.nbytes for leaf in jax.tree.leaves(opened.weights))
+        images = 2 * opened.originals.nbytes
+        height, width = opened.setting.editor.sides
+        return (
+            f"memory   about {field / 2**30:.1f} GiB for the field, {editor / 2**30:.2f} GiB of editor weights and what it "
+            f"works in at {width}x{height}, {images / 2**30:.2f} GiB of images; views are rendered "
+            f"{whole.image_chunk(first)} rays at a time"
+        )
 
     def _lpips(self) -> Any:
         if self.training.lpips is None:

@@ -132,3 +132,11 @@ class FitConfig:
         """The rows of the packed grid in fit `index`; None where the grid is whole."""
         given = [fit.rows for fit in self.fits[: index + 1] if fit.rows is not None]
         return (given[-1] or None) if given else None
+
+
+@dataclass(frozen=True)
+class BlendedConfig(FitConfig):
+    """A scene laid over `before`, as it was after its fit number `before_fit`. How much of it is among the parameters."""
+
+    before: FitConfig | None = None
+    before_fit: int = 0

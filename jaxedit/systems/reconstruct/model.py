@@ -1,5 +1,6 @@
 """The arrays that a reconstruction trains: a field and its proposals, made, grown and packed."""
 
+from dataclasses import replace
 from typing import cast
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxedit.fields.blend import BlendField
 from jaxedit.fields.field import Field, Frame
 from jaxedit.fields.frequency_mlp import FrequencyMLP
 from jaxedit.fields.hash_grid import HashDensity, HashGrid, HashGridConfig
@@ -14,7 +16,7 @@ from jaxedit.fields.packed_grid import EMPTY, PackedGrid, pack, unpack
 from jaxedit.fields.rows import CORNERS
 from jaxedit.fields.voxel_grid import VoxelGrid, VoxelGridConfig, activate, raw_of, upsampled
 from jaxedit.render.occupancy import dilated
-from jaxedit.systems.reconstruct.config import FitConfig
+from jaxedit.systems.reconstruct.config import BlendedConfig, FitConfig
 from jaxvid.core.rng import named
 
 
@@ -29,6 +31,11 @@ class Model(nnx.Module):
 def make_model(config: FitConfig, frame: Frame, index: int, key: Key[Array, ""]) -> Model:
     """The model of fit `index`, with fresh values; of a packed grid the form only, without a voxel stored."""
     kind = config.field_of(index)
+    if isinstance(config, BlendedConfig) and config.before is not None:
+        before = make_model(config.before, frame, config.before_fit, key)
+        after = make_model(replace(config, before=None), frame, index, key)
+        field = BlendField(before.field, after.field, jnp.ones(()))
+        return Model(cast(Field, field), list(after.proposals))
     if isinstance(kind, VoxelGridConfig):
         rows = config.rows_of(index)
         grid = VoxelGrid(kind, frame, named(key, "field"))

@@ -12,13 +12,14 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxedit.history import load_current
 from jaxedit.render.compositing import Pixels
 from jaxedit.scene.cameras import Cameras
 from jaxedit.scene.paths import cameras_along, spiral, through, turntable
 from jaxedit.scene.poses import Poses
 from jaxedit.scene.record import SceneRecord
 from jaxedit.systems.reconstruct.report import to_bytes
-from jaxedit.systems.reconstruct.stored import Fitted, load_fitted
+from jaxedit.systems.reconstruct.stored import Fitted
 from jaxvid.core.errors import UserError
 from jaxvid.core.progress import Progress
 from jaxvid.data.writing import check_place, write_image, write_video
@@ -28,7 +29,7 @@ VIDEOS = (".mp4", ".gif")
 
 def render_to_files(arguments: Namespace) -> Path:
     """Renders as the options say; returns what was written. Nothing is written for bad input."""
-    fitted = load_fitted(arguments.source)
+    fitted = load_current(arguments.source)
     cameras, names = path_cameras(fitted.record, arguments)
     out: Path = arguments.out
     video = out.suffix.lower() in VIDEOS
