@@ -326,8 +326,8 @@ def test_annealing_counts_the_runs_steps(monkeypatch):
     """Not each fit's: a second fit with its proposals learnt would begin blind."""
     seen = []
 
-    def spy(config, fit, cameras, model, batch, keys, **options):
-        seen.append(options["anneal"])
+    def spy(config, fit, cameras, model, batch, keys, look, **options):
+        seen.append(look.anneal)
         return jnp.zeros(4), {"mse": (jnp.ones(()), jnp.ones(()))}
 
     monkeypatch.setattr(training, "ray_loss", spy)
