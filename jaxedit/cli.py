@@ -124,7 +124,16 @@ def history(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
+def demo(arguments: argparse.Namespace, _: Sequence[str]) -> int:
+    """`jaxedit demo`."""
+    from jaxedit.demo import run_demo
+
+    cache_compilations()
+    return run_training("jaxedit", lambda: print("\n".join(run_demo(arguments.out))))
+
+
 COMMANDS = {
+    "demo": demo,
     "fit": fit,
     "edit": edit,
     "history": history,

@@ -7,6 +7,18 @@ from jaxvid.command import Add, finite
 DESCRIPTION = "Reconstruct scenes as NeRFs or voxel grids, look at them, and edit them from text."
 
 
+def demo(add: Add) -> None:
+    """`jaxedit demo`."""
+    sub = add(
+        "demo",
+        "Fit a toy scene, edit it by a sentence and four others, and show before and after: a film, pictures, figures.",
+        "  jaxedit demo\n  jaxedit demo --out /tmp/demo      (then `jaxedit view /tmp/demo/run`)",
+    )
+    sub.add_argument(
+        "--out", type=Path, default=Path("jaxedit-demo"), help="a new folder (default jaxedit-demo)"
+    )
+
+
 def fit(add: Add) -> None:
     """`jaxedit fit`."""
     sub = add(
@@ -212,4 +224,4 @@ def plan(add: Add) -> None:
     sub.add_argument("--json", type=Path, help="also write the plan here")
 
 
-OPTIONS = (fit, edit, history, render, export, view, plan)
+OPTIONS = (demo, fit, edit, history, render, export, view, plan)
