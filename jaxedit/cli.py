@@ -72,6 +72,45 @@ def fit(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     return run_training("jaxedit", go)
 
 
+def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """`jaxedit train`."""
+    from jaxedit.systems.instruct_pix2pix import InstructPix2Pix
+    from jaxvid.core.config import load_config, parse_overrides
+    from jaxvid.core.mesh import check_batch, make_mesh
+    from jaxvid.core.run import RunDirectory
+    from jaxvid.data.writing import check_place
+    from jaxvid.train import loop
+
+    cache_compilations()
+    system = load_config(arguments.config)
+    if not isinstance(system, InstructPix2Pix):
+        raise UserError(
+            f"config {arguments.config} is a {type(system).__name__}, which is no editing model; return an InstructPix2Pix"
+        )
+    prog = f"jaxedit train {arguments.config}"
+    system = parse_overrides(system, ["--help"] if arguments.options else rest, prog=prog)
+    mesh = make_mesh(system.mesh)
+    for teaching in (system.reading, system.editing):
+        check_batch(mesh, teaching.batch)
+    if arguments.save is not None:
+        system.check_new(arguments.save)
+        check_place(arguments.save)
+    phases = system.phases(with_reports=True)
+    loop.check_phases(phases, system.loop)
+    directory = arguments.directory or Path("runs") / Path(arguments.config).name
+    may_differ = (*LOOP_MAY_DIFFER, "mesh", "shown", "reading.steps", "editing.steps")
+    run = RunDirectory.open(directory, system, may_differ)
+
+    def go() -> None:
+        state = loop.fit(run, phases, system.loop, mesh=mesh)
+        if arguments.save is not None:
+            system.save(state, arguments.save, "bfloat16")
+            print(f"saved {arguments.save}, for `jaxedit edit RUN --editor {arguments.save}`")
+        print(f"done: {directory} (held-out edits in {run.samples})")
+
+    return run_training("jaxedit", go)
+
+
 def render(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     """`jaxedit render`."""
     from jaxedit.systems.reconstruct.videos import render_to_files
@@ -135,6 +174,7 @@ def demo(arguments: argparse.Namespace, _: Sequence[str]) -> int:
 COMMANDS = {
     "demo": demo,
     "fit": fit,
+    "train": train,
     "edit": edit,
     "history": history,
     "render": render,

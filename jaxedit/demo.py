@@ -77,13 +77,11 @@ SHOWCASE = Showcase(
 )
 
 
-def run_demo(
-    out: Path, *, editor: LatentDiffusion | None = None, showcase: Showcase = SHOWCASE
-) -> list[str]:
-    """Makes the demo; returns lines to print. Raises UserError where `out` holds something else."""
+def run_demo(out: Path, *, editor: str | None = None, showcase: Showcase = SHOWCASE) -> list[str]:
+    """Makes the demo with the editor in that folder (the small one that comes along); returns lines to print. Raises UserError where `out` holds something else."""
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "run").is_dir())):
         raise UserError(f"--out {out} exists and is no demo; give a new or empty folder")
-    model = load_editor(None) if editor is None else editor
+    model = load_editor(editor)
     begin, edits = time.monotonic(), showcase.made()
     scene = toy_capture(showcase.scene())
     write_blender(scene, out / "scene")
@@ -92,7 +90,9 @@ def run_demo(
     changes |= {"data.near": scene.near, "data.far": scene.far}
     before = fit_scene(scene, replace_config(load_config("reconstruct/toy"), changes), out / "run")
     fitted_after = time.monotonic() - begin
-    recipe: Recipe = load_config("instruct_nerf2nerf/small")
+    recipe: Recipe = replace_config(
+        load_config("instruct_nerf2nerf/small"), {"edit.editor": editor}
+    )
     first = replace(recipe, edit=replace(recipe.edit, instruction=edits[0].instruction))
     if load_current(out / "run").system == before.system:
         run_edit(out / "run", prepare(out / "run", first, model))

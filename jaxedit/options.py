@@ -44,6 +44,24 @@ def fit(add: Add) -> None:
     sub.add_argument("--options", action="store_true", help="list the configuration's options")
 
 
+def train(add: Add) -> None:
+    """`jaxedit train`."""
+    sub = add(
+        "train",
+        "Train a small InstructPix2Pix on toy scenes, or go on with the run in the run directory.",
+        "  jaxedit train instruct_pix2pix/toy --run runs/editor --save my_editor\n"
+        "  jaxedit train instruct_pix2pix/toy --run runs/editor --editing.steps 60000      (goes on)\n"
+        "  jaxedit train instruct_pix2pix/toy --options      (every option that may follow)",
+        overrides=True,
+    )
+    sub.add_argument("config", help="a preset, or a Python file with config()")
+    sub.add_argument("--run", type=Path, dest="directory", help="run directory (default runs/NAME)")
+    sub.add_argument(
+        "--save", type=Path, help="a new folder for the trained pipeline, in 16 bits, at the end"
+    )
+    sub.add_argument("--options", action="store_true", help="list the configuration's options")
+
+
 def edit(add: Add) -> None:
     """`jaxedit edit`."""
     sub = add(
@@ -224,4 +242,4 @@ def plan(add: Add) -> None:
     sub.add_argument("--json", type=Path, help="also write the plan here")
 
 
-OPTIONS = (demo, fit, edit, history, render, export, view, plan)
+OPTIONS = (demo, fit, train, edit, history, render, export, view, plan)

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 
 from jaxedit.scene.cameras import Cameras, pinhole_cameras
 from jaxedit.scene.poses import look_at
+from jaxedit.scene.scene import composite
 from jaxedit.scene.toy.capture import ANGLE, ELEVATION, RADIUS, take
 from jaxedit.scene.toy.edits import EditKind, ToyEdit, toy_edit
 from jaxedit.scene.toy.world import ToySplit
@@ -62,8 +63,10 @@ def toy_pair(config: PixToPixConfig, seed: int, number: int, split: ToySplit = "
     background = pair_background(config, seed, number)
 
     def seen(scene: Any) -> UInt8[np.ndarray, "h w 3"]:
-        picture = jax.device_get(take(scene.stage(), camera, 0))
-        return np.round(255.0 * np.clip(picture.over(background), 0.0, 1.0)).astype(np.uint8)
+        picture = take(scene.stage(), camera, 0)
+        colour, alpha = jax.device_get((picture.colour, picture.alpha))
+        laid = composite(np.concatenate([colour, alpha[..., None]], axis=-1), background)
+        return np.round(255.0 * np.clip(laid, 0.0, 1.0)).astype(np.uint8)
 
     return Pair(edit, seen(edit.before), seen(edit.scene))
 

@@ -24,7 +24,7 @@ from jaxvid.core.run import RunDirectory
 from jaxvid.data.writing import write_image
 from jaxvid.models.folding import PixelFolding
 from jaxvid.pipelines.latent import LatentDiffusion
-from jaxvid.train.phase import Phase
+from jaxvid.train.phase import Phase, Report
 from jaxvid.train.state import State, weights
 from jaxvid.weights.convert import save_model
 
@@ -68,15 +68,18 @@ class InstructPix2Pix(PixToPixConfig):
         """Pairs of scenes, colours and phrasings that are not trained on."""
         return [toy_pair(self, HELD_OUT_SEED, i, "heldout") for i in range(count)]
 
-    def save(self, state: State, folder: str | Path, dtype: jnp.dtype | None = None) -> None:
-        """Writes the pipeline as a folder for `load_latent_diffusion`, which must not exist. Raises UserError."""
+    def save(self, state: State, folder: str | Path, dtype: str | None = None) -> None:
+        """Writes the pipeline as a folder for `load_latent_diffusion`, which must not exist. Raises UserError.
+
+        dtype: of the parameters, such as "bfloat16"; None keeps theirs.
+        """
+        kind = None if dtype is None else jnp.dtype(dtype)
         folder = Path(folder)
-        if folder.exists():
-            raise UserError(f"{folder} exists; choose another folder")
+        self.check_new(folder)
         model = self.model(state)
         (folder / "scheduler").mkdir(parents=True)
-        save_model(model.unet, folder / "unet", dtype=dtype)
-        save_model(model.text, folder / "text_encoder", dtype=dtype)
+        save_model(model.unet, folder / "unet", dtype=kind)
+        save_model(model.text, folder / "text_encoder", dtype=kind)
         save_model(model.autoencoder, folder / "vae")
         write_tokenizer(folder / "tokenizer")
         unet = json.loads((folder / "unet" / "config.json").read_text())
@@ -96,7 +99,13 @@ class InstructPix2Pix(PixToPixConfig):
         path = folder / "scheduler" / "scheduler_config.json"
         path.write_text(json.dumps(scheduler, indent=1) + "\n")
 
-    def _report(self):
+    @staticmethod
+    def check_new(folder: str | Path) -> None:
+        """Raises UserError for a folder that `save` would not write to."""
+        if Path(folder).exists():
+            raise UserError(f"{folder} exists; choose another folder")
+
+    def _report(self) -> Report:
         pairs: list[Pair] = []
 
         def report(state: State, step: int, run: RunDirectory) -> None:

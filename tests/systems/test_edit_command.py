@@ -1,0 +1,216 @@
+"""`jaxedit edit` and `jaxedit history`: a scene edited, interrupted, gone on with, undone, blended."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from small_fits import ADAM, system, toy
+from tiny_editor import tiny_model
+
+from jaxedit import cli, editing
+from jaxedit.editing import prepare, preview, run_edit
+from jaxedit.fields.blend import BlendField
+from jaxedit.history import load_current, read_history, write_history
+from jaxedit.scene.load import SceneConfig
+from jaxedit.scene.writing import write_blender
+from jaxedit.systems.instruct_nerf2nerf import EditConfig, Recipe, TrainingConfig, training
+from jaxedit.systems.reconstruct import system as reconstruct_system
+from jaxedit.systems.reconstruct import training as reconstruct_training
+from jaxedit.systems.reconstruct.model import make_model
+from jaxedit.toy_edits import fit_scene
+from jaxvid.core.errors import UserError
+from jaxvid.core.paths import flatten
+from jaxvid.train.loop import LoopConfig
+
+BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch):
+    one_device(monkeypatch)
+
+
+def one_device(patch):
+    """Eight simulated devices would each run the whole editor on the same few cores."""
+    for module in (training, reconstruct_system, reconstruct_training, editing):
+        patch.setattr(module, "make_mesh", lambda _: None)
+    patch.setattr("jaxedit.toy_edits.make_mesh", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def fitted_run(tmp_path_factory):
+    """The toy scene on disk and fitted shortly; copied by whoever edits it."""
+    folder = tmp_path_factory.mktemp("edits")
+    scene = toy()
+    write_blender(scene, folder / "scene")
+    data = SceneConfig(str(folder / "scene"), box=BOX, near=scene.near, far=scene.far)
+    fits = tuple(replace(fit, steps=20) for fit in system().fits)
+    with pytest.MonkeyPatch.context() as patch:
+        one_device(patch)
+        fit_scene(scene, system(data=data, fits=fits), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(fitted_run, tmp_path):
+    shutil.copytree(fitted_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def recipe(instruction="make it blue", **changes):
+    made = Recipe(
+        steps=6,
+        every=2,
+        edit=EditConfig(instruction, steps=2),
+        training=TrainingConfig(patches=2, side=8, optimizer=ADAM),
+        loop=LoopConfig(log_every=2, save_every=2),
+    )
+    return replace(made, **changes)
+
+
+def bits(fitted):
+    return {path: np.asarray(leaf).tobytes() for path, leaf in flatten(fitted.state).items()}
+
+
+def picture(fitted):
+    cameras = fitted.record.cameras["test"]
+    found = fitted.system.render_image(fitted.frame, fitted.state, cameras, 0, fit=fitted.fit)
+    return np.asarray(found.colour)
+
+
+def test_an_edit_is_interrupted_gone_on_with_undone_and_made_again(run):
+    before = bits(load_current(run))
+    stopped = recipe(loop=replace(recipe().loop, max_steps=3))
+    prepared = prepare(run, stopped, tiny_model())
+    run_edit(run, prepared)
+    assert prepared.path.name == "001-make-it-blue"
+    assert read_history(run).edits == ()  # not done yet
+    assert bits(load_current(run)) == before
+    again = prepare(run, recipe(), tiny_model())
+    assert again.path == prepared.path
+    run_edit(run, again)
+    assert read_history(run).edits == ("001-make-it-blue",)
+    after = load_current(run)
+    assert [fit.name for fit in after.system.fits] == ["coarse", "fine", "edit"]
+    record = json.loads((again.path / "editor.json").read_text())
+    assert record["instruction"] == "make it blue"
+    assert sorted((again.path / "samples").iterdir())
+    write_history(run, read_history(run).undone())
+    assert bits(load_current(run)) == before
+    write_history(run, read_history(run).redone())
+    assert bits(load_current(run)) == bits(after)
+
+
+def test_an_edit_of_an_edit_is_told_the_scene_as_it_is(run):
+    run_edit(run, prepare(run, recipe(), tiny_model()))
+    first = load_current(run)
+    second = prepare(run, recipe("and red"), tiny_model())
+    assert second.path.name == "002-and-red"
+    assert [stage.name for stage in second.system.stages] == ["edit2"]
+    cameras = first.record.cameras["train"]
+    shown = first.system.render_image(first.frame, first.state, cameras, 3, fit=first.fit)
+    expected = np.round(np.clip(np.asarray(shown.colour), 0, 1) * 255)
+    np.testing.assert_allclose(second.opened.originals[3].astype(np.float32), expected, atol=1)
+    run_edit(run, second)
+    assert read_history(run).edits == ("001-make-it-blue", "002-and-red")
+    assert load_current(run).fit == 3
+
+
+def test_a_blend_lies_between_its_scenes(run):
+    run_edit(run, prepare(run, recipe(), tiny_model()))
+    after = load_current(run)
+    write_history(run, read_history(run).undone())
+    before = load_current(run)
+    write_history(run, read_history(run).redone())
+    shown = {}
+    for strength in (0.0, 0.5, 1.0):
+        write_history(run, read_history(run).blended(strength))
+        shown[strength] = picture(load_current(run))
+    np.testing.assert_allclose(shown[1.0], picture(after), atol=1e-6)
+    # The earlier scene is stored packed and skips what it does not store; blended it is asked everywhere.
+    assert np.abs(shown[0.0] - picture(before)).mean() < 2e-3
+    assert np.abs(shown[0.5] - shown[0.0]).max() > 1e-3
+    write_history(run, read_history(run).blended(0.5))
+    with pytest.raises(UserError, match=r"stands at strength 0\.5; set it to 1"):
+        prepare(run, recipe("more"), tiny_model())
+
+
+def test_blended_queries_are_the_formula():
+    """Of two voxel grids with other values everywhere."""
+    config = system()
+    scene = toy()
+    frame = config.frame(scene.box)
+    grids = [make_model(config, frame, 0, jax.random.key(seed)).field for seed in (0, 1)]
+    for seed, grid in enumerate(grids):
+        for values in (grid.density_values, grid.colour_values):
+            values[...] = jax.random.normal(jax.random.key(seed), values[...].shape)
+    points = jax.random.uniform(jax.random.key(2), (50, 3), minval=-1.0, maxval=1.0)
+    (d0, c0), (d1, c1) = (grid.query(points, points) for grid in grids)
+    s = 0.25
+    field = BlendField(*grids, jnp.float32(s))
+    density, colour = field.query(points, points)
+    np.testing.assert_allclose(density, (1 - s) * d0 + s * d1, rtol=1e-5)
+    total = ((1 - s) * d0 + s * d1)[:, None]
+    mixed = ((1 - s) * d0[:, None] * c0 + s * d1[:, None] * c1) / total
+    np.testing.assert_allclose(colour, mixed, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(field.density(points), density, rtol=1e-6)
+    assert (np.asarray(d0) != np.asarray(d1)).all()
+    outside = field.query(points + 5.0, points)
+    assert (np.asarray(outside[0]) == 0).all()
+    assert np.isfinite(np.asarray(outside[1])).all()
+
+
+def test_a_dry_run_shows_four_views_and_makes_no_run(run):
+    prepared = prepare(run, recipe(), tiny_model())
+    path = preview(run, prepared)
+    assert path == run / "edits" / "preview-make-it-blue.png"
+    assert not prepared.path.exists()
+    assert Image.open(path).size == (3 * 24, 4 * 24)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["edit", "RUN"], "the instruction is empty"),
+        (["edit", "RUN", "--instruction", "  "], "the instruction is empty"),
+        (["edit", "RUN", "--instruction", "x", "--promt", "y"], "unknown option --promt"),
+        (["edit", "RUN", "--instruction", "x", "--method", "magic"], "invalid choice: 'magic'"),
+        (["edit", "RUN", "--instruction", "x", "--steps", "0"], "has 0 steps"),
+        (["edit", "RUN", "--instruction", "x", "--editor", "nowhere"], "nowhere"),
+        (
+            ["edit", "RUN", "--instruction", "x", "--config", "reconstruct/voxels"],
+            "is no way to edit",
+        ),
+        (["edit", "NOTHING", "--instruction", "x"], "no such run directory"),
+        (["edit", "RUN", "--instruction", "x", "--edit.lower", "2"], "lower and upper are 2"),
+        (["history", "RUN", "--undo"], "there is no edit to undo"),
+        (["history", "RUN", "--redo"], "there is no undone edit"),
+        (["history", "RUN", "--blend", "0.5"], "there is no edit whose strength"),
+        (["history", "RUN", "--blend", "nan"], "not a finite number"),
+        (["history", "RUN", "--undo", "--redo"], "not allowed with"),
+        (["history", "NOTHING"], "no such run directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(run, words, complaint, capsys):
+    words = [str(run) if word == "RUN" else word for word in words]
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("jaxedit: error:")
+    assert complaint in error
+    assert not (run / "edits").exists()
+
+
+def test_history_shows_what_there_is(run, capsys):
+    assert cli.main(["history", str(run)]) == 0
+    assert capsys.readouterr().out.strip() == "* as it was fitted"
+    run_edit(run, prepare(run, recipe(), tiny_model()))
+    assert cli.main(["history", str(run), "--blend", "0.5"]) == 0
+    assert '* 001-make-it-blue: "make it blue", strength 0.5' in capsys.readouterr().out
+    assert cli.main(["history", str(run), "--undo"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["* as it was fitted", '- 001-make-it-blue: "make it blue"']
