@@ -33,10 +33,12 @@ from jaxvid.core.config import difference, load_config, parse_overrides
 from jaxvid.core.config import replace as replace_config
 from jaxvid.core.errors import UserError
 from jaxvid.core.mesh import check_batch, make_mesh
+from jaxvid.core.paths import flatten
 from jaxvid.core.progress import Progress
 from jaxvid.core.rng import named
 from jaxvid.core.run import RunDirectory
 from jaxvid.data.writing import write_image
+from jaxvid.pipelines.edit import Told
 from jaxvid.pipelines.latent import LatentDiffusion, load_latent_diffusion
 from jaxvid.train import loop
 from jaxvid.train.state import State
@@ -131,7 +133,7 @@ def run_edit(run: Path, prepared: Prepared) -> State:
     directory = RunDirectory.open(path, system, MAY_DIFFER)
     if jax.process_index() == 0:
         write_record(fitted.record, path / FILE)
-        write_editor_record(path, system)
+        write_editor_record(path, prepared)
     mesh = make_mesh(system.mesh)
     state = loop.fit(directory, phases, system.loop, mesh=mesh, start=opened.start(fitted.state))
     done = sum(stage.steps for stage in system.stages)
@@ -141,22 +143,26 @@ def run_edit(run: Path, prepared: Prepared) -> State:
     return state
 
 
-def write_editor_record(path: Path, system: InstructNerf2Nerf) -> None:
-    """`editor.json`: the sentence as it was used, and the SHA-256 of the editor's weights."""
-    folder = shipped_editor() if system.edit.editor is None else Path(system.edit.editor)
-    files = sorted(folder.glob("*/*.safetensors"))
+def write_editor_record(path: Path, prepared: Prepared) -> None:
+    """`editor.json`: the sentence as it was used, where the editor was, and a digest of its weights."""
+    edit = prepared.system.edit
     record = {
-        "instruction": system.edit.instruction,
-        "negative": system.edit.negative,
-        "folder": str(folder),
-        "sha256": {str(file.relative_to(folder)): _sha256(file) for file in files},
+        "instruction": edit.instruction,
+        "negative": edit.negative,
+        "editor": edit.editor or "the small one of jaxedit",
+        "digest": weights_digest(prepared.opened.weights.told),
     }
     (path / "editor.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def weights_digest(told: Told) -> str:
+    """SHA-256 over the arrays of the editor's networks, by path."""
+    found = hashlib.sha256()
+    for name, leaf in sorted(flatten((told.unet, told.autoencoder)).items()):
+        array = np.asarray(leaf)
+        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1))
+    return found.hexdigest()
 
 
 def preview(run: Path, prepared: Prepared, out: Path | None = None) -> Path:

@@ -48,7 +48,7 @@ def fitted_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("edits")
     scene = toy()
     write_blender(scene, folder / "scene")
-    data = SceneConfig(str(folder / "scene"), box=BOX, near=scene.near, far=scene.far)
+    data = SceneConfig(path=str(folder / "scene"), box=BOX, near=scene.near, far=scene.far)
     fits = tuple(replace(fit, steps=20) for fit in system().fits)
     with pytest.MonkeyPatch.context() as patch:
         one_device(patch)
@@ -66,7 +66,7 @@ def recipe(instruction="make it blue", **changes):
     made = Recipe(
         steps=6,
         every=2,
-        edit=EditConfig(instruction, steps=2),
+        edit=EditConfig(instruction=instruction, steps=2),
         training=TrainingConfig(patches=2, side=8, optimizer=ADAM),
         loop=LoopConfig(log_every=2, save_every=2),
     )
