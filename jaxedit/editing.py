@@ -5,13 +5,14 @@ import json
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.history import (
@@ -32,7 +33,7 @@ from jaxedit.systems.reconstruct.stored import Fitted, load_fitted
 from jaxvid.core.config import difference, load_config, parse_overrides
 from jaxvid.core.config import replace as replace_config
 from jaxvid.core.errors import UserError
-from jaxvid.core.mesh import check_batch, make_mesh
+from jaxvid.core.mesh import MeshConfig, check_batch, make_mesh
 from jaxvid.core.paths import flatten
 from jaxvid.core.progress import Progress
 from jaxvid.core.rng import named
@@ -41,7 +42,9 @@ from jaxvid.data.writing import write_image
 from jaxvid.pipelines.edit import Told
 from jaxvid.pipelines.latent import LatentDiffusion, load_latent_diffusion
 from jaxvid.train import loop
+from jaxvid.train.phase import Report
 from jaxvid.train.state import State
+from jaxvid.train.stop import StopRequest
 
 MAY_DIFFER = (
     "loop.log_every",
@@ -122,25 +125,55 @@ def _place(run: Path, system: InstructNerf2Nerf) -> Path:
     return new_edit(run, system.edit.instruction)
 
 
-def run_edit(run: Path, prepared: Prepared) -> State:
-    """Edits, from the newest checkpoint if there is one; the history has the edit once it is done."""
+def run_edit(
+    run: Path,
+    prepared: Prepared,
+    *,
+    watch: Callable[[Fitted, int], None] | None = None,
+    stop: StopRequest | None = None,
+) -> State:
+    """Edits, from the newest checkpoint if there is one; the history has the edit once it is done.
+
+    watch: is given the scene as it stands, and the step, every `loop.sample_every` steps. stop: see `jaxvid.train.loop.fit`.
+    """
     system, opened, fitted, path = prepared
-    phases = [
-        replace(phase, report=edit_report(system, opened, len(system.base.fits) + index))
-        for index, phase in enumerate(opened.phases)
-    ]
+    phases = []
+    for index, phase in enumerate(opened.phases):
+        fit = len(system.base.fits) + index
+        report = (
+            edit_report(system, opened, fit) if watch is None else _watched(prepared, fit, watch)
+        )
+        phases.append(replace(phase, report=report))
     loop.check_phases(phases, system.loop)
     directory = RunDirectory.open(path, system, MAY_DIFFER)
     if jax.process_index() == 0:
         write_record(fitted.record, path / FILE)
         write_editor_record(path, prepared)
     mesh = make_mesh(system.mesh)
-    state = loop.fit(directory, phases, system.loop, mesh=mesh, start=opened.start(fitted.state))
+    state = loop.fit(
+        directory, phases, system.loop, mesh=mesh, start=opened.start(fitted.state), stop=stop
+    )
     done = sum(stage.steps for stage in system.stages)
     reached = system.loop.max_steps is None or system.loop.max_steps >= done
     if reached and jax.process_index() == 0:
         write_history(run, read_history(run).with_edit(path.name))
     return state
+
+
+def _watched(prepared: Prepared, fit: int, watch: Callable[[Fitted, int], None]) -> Report:
+    """A report that hands the scene on: a copy, as the next step gives the state away."""
+
+    def report(state: State, step: int, _: RunDirectory) -> None:
+        level = {
+            name: state["extra"][name] for name in ("level", "updates") if name in state["extra"]
+        }
+        own = {path: leaf for path, leaf in state["frozen"].items() if path.startswith("field/")}
+        kept = {"trainable": state["trainable"], "frozen": own, "extra": level}
+        kept = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), kept)
+        whole = replace(prepared.system.whole, mesh=MeshConfig())
+        watch(Fitted(whole, prepared.fitted.record, kept, fit), step)
+
+    return report
 
 
 def write_editor_record(path: Path, prepared: Prepared) -> None:
@@ -161,7 +194,7 @@ def weights_digest(told: Told) -> str:
     for name, leaf in sorted(flatten((told.unet, told.autoencoder)).items()):
         array = np.asarray(leaf)
         found.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        found.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1))
+        found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()
 
 
@@ -207,20 +240,14 @@ def edit_command(arguments: Namespace, rest: Sequence[str]) -> None:
 
 def recipe_of(arguments: Namespace, rest: Sequence[str]) -> Recipe:
     """The preset changed by the options. Raises UserError for one that is no recipe, or an option that does not exist."""
-    recipe = load_config(arguments.config)
-    if not isinstance(recipe, Recipe):
-        raise UserError(
-            f"config {arguments.config} is a {type(recipe).__name__}, which is no way to edit; return a Recipe"
-        )
     given = {
         "edit.instruction": arguments.instruction,
         "method": arguments.method,
         "steps": arguments.steps,
         "edit.editor": arguments.editor,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    recipe = load_recipe(arguments.config, given)
     prog = f"jaxedit edit {arguments.source}"
-    recipe = replace_config(recipe, changes)
     recipe = parse_overrides(recipe, ["--help"] if arguments.options else rest, prog=prog)
     if not recipe.edit.instruction.strip():
         raise UserError(
@@ -228,6 +255,18 @@ def recipe_of(arguments: Namespace, rest: Sequence[str]) -> Recipe:
         )
     stages_of(recipe.method, recipe.steps, 1, every=recipe.every)
     return recipe
+
+
+def load_recipe(config: str, given: Mapping[str, Any]) -> Recipe:
+    """The preset of that name, or in that file, with those of the values that are not None. Raises UserError."""
+    recipe = load_config(config)
+    if not isinstance(recipe, Recipe):
+        raise UserError(
+            f"config {config} is a {type(recipe).__name__}, which is no way to edit; return a Recipe"
+        )
+    return replace_config(
+        recipe, {name: value for name, value in given.items() if value is not None}
+    )
 
 
 def history_command(arguments: Namespace) -> str:

@@ -202,7 +202,7 @@ def view(add: Add) -> None:
     """`jaxedit view`."""
     sub = add(
         "view",
-        "Look at a fitted scene in the browser; Ctrl-C ends.",
+        "Look at a fitted scene in the browser and edit it by sentences; Ctrl-C ends.",
         "  jaxedit view runs/mic\n"
         "  jaxedit view runs/mic --live           (shows what `jaxedit fit` in another terminal has reached)\n"
         "  ssh -L 8080:127.0.0.1:8080 MACHINE     (then http://127.0.0.1:8080 shows the viewer of that machine)",
@@ -216,6 +216,15 @@ def view(add: Add) -> None:
     )
     sub.add_argument(
         "--live", action="store_true", help="load each new checkpoint, and wait for the first one"
+    )
+    sub.add_argument(
+        "--config",
+        default="instruct_nerf2nerf/small",
+        help="how edits are made: a preset, or a Python file with config() (default instruct_nerf2nerf/small)",
+    )
+    sub.add_argument(
+        "--editor",
+        help="a folder of InstructPix2Pix weights (the small one that comes with jaxedit)",
     )
 
 

@@ -13,16 +13,20 @@ import sys
 import threading
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxedit.editing import load_recipe
 from jaxedit.history import load_current
 from jaxedit.scene.paths import focus_of
 from jaxedit.scene.record import FILE
+from jaxedit.systems.instruct_nerf2nerf.recipe import Recipe
 from jaxedit.systems.reconstruct.report import spread_indices
 from jaxedit.systems.reconstruct.stored import Fitted
+from jaxedit.viewer.edits import Comparison, Desk
 from jaxedit.viewer.following import Live, newest_step, progress_text
 from jaxedit.viewer.pictures import BrowserCamera, Look, Picture, first_view, to_browser
 from jaxedit.viewer.session import Session, step_of
@@ -38,8 +42,9 @@ def serve_run(arguments: Namespace) -> None:
     import_viser()
     check_address(arguments.host, arguments.port)
     run: Path = arguments.source
+    recipe = load_recipe(arguments.config, {"edit.editor": arguments.editor})
     fitted = first_fitted(run, wait=arguments.live)
-    viewer = Viewer(run, fitted, arguments.host, arguments.port, live=arguments.live)
+    viewer = Viewer(run, fitted, arguments.host, arguments.port, live=arguments.live, recipe=recipe)
     try:
         if arguments.host not in ("127.0.0.1", "localhost", "::1"):
             print(
@@ -96,11 +101,23 @@ def first_fitted(run: Path, *, wait: bool) -> Fitted:
 class Viewer:
     """A server, its panel and a `Session` that draws for it; `address` is where browsers find it."""
 
-    def __init__(self, run: Path, fitted: Fitted, host: str, port: int, *, live: bool = False):
+    def __init__(
+        self,
+        run: Path,
+        fitted: Fitted,
+        host: str,
+        port: int,
+        *,
+        live: bool = False,
+        recipe: Recipe | None = None,
+    ):
         self.server = start_server(host, port)
         shown = f"[{host}]" if ":" in host else host
         self.address = f"http://{shown}:{self.server.get_port()}"
-        self.session = Session(run, fitted, self._show, self._say, look=_first_look(fitted))
+        self._comparison = Comparison()
+        look = _first_look(fitted)
+        self.session = Session(run, fitted, self._show, self._say, look=look, draw=self._comparison)
+        self.desk = Desk(run, self.session, self._comparison, recipe or Recipe(), self._say)
         self._live = Live(self.session)
         self._closed = threading.Event()
         self._put_cameras(fitted)
@@ -114,6 +131,7 @@ class Viewer:
     def close(self) -> None:
         """Ends the server and all threads."""
         self._closed.set()
+        self.desk.close()
         self.session.close()
         self._watcher.join()
         with contextlib.redirect_stdout(io.StringIO()):  # viser's own farewell
@@ -190,6 +208,15 @@ class Viewer:
         self._frusta = gui.add_checkbox("training cameras", False)
         self._live_on = gui.add_checkbox("live: load new checkpoints", live)
         button = gui.add_button("snapshot")
+        with gui.add_folder("edit by a sentence"):
+            self._instruction = gui.add_text("instruction", "")
+            buttons = {name: gui.add_button(name) for name in ("edit", "stop", "undo", "redo")}
+            self._split = gui.add_slider(
+                "before | after", min=0.0, max=1.0, step=0.01, initial_value=0.0
+            )
+        for name, handle in buttons.items():
+            handle.on_click(partial(self._pressed, name))
+        self._split.on_update(self._moved_split)
         self._message = gui.add_markdown("")
         for handle in (self._kind, self._ground, self._resolution, self._frusta):
             handle.on_update(self._changed)
@@ -199,6 +226,22 @@ class Viewer:
         self._cameras.visible = self._frusta.value
         look = Look(self._kind.value, self._ground.value, int(self._resolution.value))
         self.session.change(look=look)
+
+    def _pressed(self, name: str, _: Any) -> None:
+        act = {
+            "edit": lambda: self.desk.edit(self._instruction.value),
+            "stop": self.desk.stop,
+            "undo": self.desk.undo,
+            "redo": self.desk.redo,
+        }
+        try:
+            act[name]()
+        except UserError as error:
+            self._say(str(error))
+
+    async def _moved_split(self, _: Any) -> None:
+        self._comparison.split = float(self._split.value)
+        self.session.change()
 
     def _snapshot(self, event: Any) -> None:
         try:

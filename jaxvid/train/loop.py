@@ -55,11 +55,13 @@ def fit(
     *,
     mesh: Mesh | None = None,
     start: State | None = None,
+    stop: StopRequest | None = None,
 ) -> State:
     """Trains through `phases`, from the run's newest good checkpoint if there is one; returns the last state.
 
     start: what the first phase's `init` gets as the previous state, such as {"trainable": {...}, "frozen": {...}} of
         imported weights. Give it on every start; when the run resumes only its shapes count.
+    stop: lets another thread ask for what Ctrl-C asks for; signals reach it where this is the main thread.
     Raises InterruptedRunError (after saving) on Ctrl-C or SIGTERM, NonFiniteError when the numbers break, UserError
     when the checkpoints do not fit the phases, the data end early, or the disk does not take a checkpoint.
 
@@ -68,9 +70,9 @@ def fit(
         state = fit(run, system.phases(), LoopConfig(save_every=500), mesh=make_mesh(config.mesh))
     """
     check_phases(phases, config)
-    checkpointer, stopping = run.checkpointer(config.keep), StopRequest()
-    with closing(run), checkpointer as checkpoints, stopping as stop, active(mesh):
-        session = Session(run, phases, config, mesh, checkpoints, stop)
+    checkpointer, request = run.checkpointer(config.keep), stop or StopRequest()
+    with closing(run), checkpointer as checkpoints, request as stopping, active(mesh):
+        session = Session(run, phases, config, mesh, checkpoints, stopping)
         at = resume(session, start)
         if at is None:
             # Reports begin with one of the untrained state, to compare the later ones with.

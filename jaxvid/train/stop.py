@@ -44,6 +44,10 @@ class StopRequest:
     ) -> None:
         self._restore()
 
+    def ask(self) -> None:
+        """The request without a signal, from another thread of a program."""
+        self.number = int(signal.SIGINT)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()

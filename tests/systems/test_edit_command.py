@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_fits import ADAM, system, toy
-from tiny_editor import tiny_model
+from tiny_pix2pix import tiny_model
 
 from jaxedit import cli, editing
 from jaxedit.editing import prepare, preview, run_edit

@@ -15,9 +15,9 @@ from tiny_editor import (
     fitted,
     opened,
     swapping,
-    tiny_model,
     to_jax,
 )
+from tiny_pix2pix import tiny_model
 
 from jaxedit.evaluate import psnr
 from jaxedit.systems.instruct_nerf2nerf import (

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_pix2pix import tiny_model as make_tiny_model
 
 from jaxedit import cli
 from jaxedit.scene.toy import capture, toy_scene
@@ -63,3 +64,8 @@ def fitted(run):
 @pytest.fixture
 def viser():
     return pytest.importorskip("viser", reason='needs viser: pip install "jaxvid[view]"')
+
+
+@pytest.fixture
+def tiny_model():
+    return make_tiny_model()
