@@ -138,6 +138,15 @@ def view(arguments: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
+def evaluate(arguments: argparse.Namespace, _: Sequence[str]) -> int:
+    """`jaxedit eval`."""
+    from jaxedit.scoring import eval_command
+
+    cache_compilations()
+    print(eval_command(arguments))
+    return 0
+
+
 def plan(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """`jaxedit plan`."""
     program = f"jaxedit.systems.reconstruct.programs:{arguments.program}"
@@ -180,6 +189,7 @@ COMMANDS = {
     "render": render,
     "export": export,
     "view": view,
+    "eval": evaluate,
     "plan": plan,
 }
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxvid.command import Add, finite
+from jaxvid.command import Add, count, finite
 
 DESCRIPTION = "Reconstruct scenes as NeRFs or voxel grids, look at them, and edit them from text."
 
@@ -228,6 +228,34 @@ def view(add: Add) -> None:
     )
 
 
+def evaluate(add: Add) -> None:
+    """`jaxedit eval`."""
+    sub = add(
+        "eval",
+        "Score a fitted scene, or its last edit: 3-D consistency, the true edited scene, CLIP's directions.",
+        "  jaxedit eval runs/mic\n"
+        "  jaxedit eval runs/snowman --truth scenes/snowman_with_red_hat --json scores.json\n"
+        '  jaxedit eval runs/bear --clip weights/clip --before "a statue of a bear" --after "a polar bear"',
+    )
+    sub.add_argument("source", type=Path, help="a run directory of `jaxedit fit`")
+    sub.add_argument(
+        "--truth",
+        type=Path,
+        help="pictures of the true edited scene by the same cameras as the held-out views",
+    )
+    sub.add_argument(
+        "--clip",
+        type=Path,
+        help="a folder of CLIP: image_encoder and text_encoder, both with projections, and tokenizer",
+    )
+    sub.add_argument("--before", help="with --clip: a caption of the scene before the edit")
+    sub.add_argument("--after", help="with --clip: a caption of the scene after it")
+    sub.add_argument(
+        "--frames", type=count, default=20, help="with --clip: of the turntable (default 20)"
+    )
+    sub.add_argument("--json", type=Path, help="also write the scores here")
+
+
 def plan(add: Add) -> None:
     """`jaxedit plan`."""
     sub = add(
@@ -251,4 +279,4 @@ def plan(add: Add) -> None:
     sub.add_argument("--json", type=Path, help="also write the plan here")
 
 
-OPTIONS = (demo, fit, train, edit, history, render, export, view, plan)
+OPTIONS = (demo, fit, train, edit, history, render, export, view, evaluate, plan)

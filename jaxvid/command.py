@@ -37,6 +37,13 @@ def finite(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """A number of things, at least 1, as an option's value."""
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of things; give 1 or more")
+    return int(text)
+
+
 def seed(text: str) -> int:
     """A seed of random numbers as an option's value."""
     if not text.isdecimal() or int(text) >= 2**32:

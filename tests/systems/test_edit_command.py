@@ -13,19 +13,33 @@ from small_fits import ADAM, system, toy
 from tiny_pix2pix import tiny_model
 
 from jaxedit import cli, editing
+from jaxedit.edit_metrics import clip_scores, resized_bicubic
 from jaxedit.editing import prepare, preview, run_edit
 from jaxedit.fields.blend import BlendField
 from jaxedit.history import load_current, read_history, write_history
 from jaxedit.scene.load import SceneConfig
+from jaxedit.scene.paths import cameras_along, turntable
 from jaxedit.scene.writing import write_blender
+from jaxedit.scoring import embedded_texts, load_clip
 from jaxedit.systems.instruct_nerf2nerf import EditConfig, Recipe, TrainingConfig, training
 from jaxedit.systems.reconstruct import system as reconstruct_system
 from jaxedit.systems.reconstruct import training as reconstruct_training
 from jaxedit.systems.reconstruct.model import make_model
+from jaxedit.systems.reconstruct.stored import load_fitted
 from jaxedit.toy_edits import fit_scene
 from jaxvid.core.errors import UserError
 from jaxvid.core.paths import flatten
+from jaxvid.models.clip import (
+    CLIP_DEVIATION,
+    CLIP_MEAN,
+    ClipImage,
+    ClipImageConfig,
+    ClipText,
+    ClipTextConfig,
+    TransformerConfig,
+)
 from jaxvid.train.loop import LoopConfig
+from jaxvid.weights.convert import save_model
 
 BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 
@@ -214,3 +228,108 @@ def test_history_shows_what_there_is(run, capsys):
     assert cli.main(["history", str(run), "--undo"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["* as it was fitted", '- 001-make-it-blue: "make it blue"']
+
+
+def test_scores_of_an_edit_against_its_truth(run, tmp_path, capsys):
+    """The true scene is the scene before: nothing changes, so what the edit did counts against it."""
+    prepared = prepare(run, recipe(), tiny_model())
+    run_edit(run, prepared)
+    folder = tmp_path / "truth"
+    scene = toy()
+    turned = {
+        split: replace(views, images=views.images[..., [2, 1, 0, 3]])
+        for split, views in scene.views.items()
+    }
+    write_blender(replace(scene, views=turned), folder)
+    out = tmp_path / "scores.json"
+    assert cli.main(["eval", str(run), "--truth", str(folder), "--json", str(out)]) == 0
+    assert "edited images" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert found["edit"] == "001-make-it-blue"
+    assert found["truth"]["views"] == 2
+    before, after = (load_fitted(run), load_current(run))
+    wanted = toy().views["test"].images[..., [2, 1, 0]] / np.float32(255)
+    alpha = toy().views["test"].images[..., 3:] / np.float32(255)
+    wanted = wanted * alpha + 1 - alpha
+    original = toy().views["test"].images[..., :3] / np.float32(255) * alpha + 1 - alpha
+    changed = np.abs(wanted - original).max(axis=-1) > 0.04
+    cameras = before.record.cameras["test"]
+    errors = []
+    for fitted in (before, after):
+        shown = [
+            np.asarray(
+                fitted.system.render_image(
+                    fitted.frame, fitted.state, cameras, i, fit=fitted.fit
+                ).colour
+            )
+            for i in range(2)
+        ]
+        errors.append(((np.stack(shown) - wanted) ** 2).mean(axis=-1)[changed].mean())
+    gain = 10 * np.log10(errors[0] / errors[1])
+    np.testing.assert_allclose(found["truth"]["gain"], gain, atol=1e-3)
+    assert found["consistency"]["renders"] < found["consistency"]["edited images"]
+    shutil.rmtree(folder / "test")
+    (folder / "transforms_test.json").unlink()
+    assert cli.main(["eval", str(run), "--truth", str(folder)]) == 2
+    assert "has no split test by the cameras" in capsys.readouterr().err
+
+
+def test_clip_scores_of_a_run_are_those_of_its_turntable(run, tmp_path):
+    transformer = TransformerConfig(8, 1, 2, 16)
+    text = ClipText(
+        ClipTextConfig(transformer, vocabulary=54, positions=16, projection=6), jax.random.key(0)
+    )
+    image = ClipImage(
+        ClipImageConfig(transformer, size=8, patch=4, projection=6), jax.random.key(1)
+    )
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    save_model(text, folder / "text_encoder")
+    save_model(image, folder / "image_encoder")
+    shutil.copytree(tiny_model().tokenizer.folder, folder / "tokenizer")
+    run_edit(run, prepare(run, recipe(), tiny_model()))
+    out = tmp_path / "scores.json"
+    options = ["--clip", str(folder), "--before", "a hat", "--after", "a blue hat", "--frames", "3"]
+    assert cli.main(["eval", str(run), *options, "--json", str(out)]) == 0
+    found = json.loads(out.read_text())["clip"]
+    clip = load_clip(folder)
+    cameras = cameras_along(
+        turntable(np.asarray(load_current(run).record.cameras["train"].pose, np.float64), 3),
+        load_current(run).record.cameras["train"],
+    )
+    vectors = []
+    for fitted in (load_fitted(run), load_current(run)):
+        frames = [
+            np.asarray(
+                fitted.system.render_image(
+                    fitted.frame, fitted.state, cameras, i, fit=fitted.fit
+                ).colour
+            )
+            for i in range(3)
+        ]
+        small = resized_bicubic(np.stack(frames), 8)
+        pixels = (small - np.array(CLIP_MEAN)) / np.array(CLIP_DEVIATION)
+        vectors.append(np.asarray(image(jnp.asarray(pixels, jnp.float32)).vector))
+    texts = embedded_texts(clip, ["a hat", "a blue hat"])
+    expected = clip_scores(*vectors, *texts)
+    for name, value in expected._asdict().items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--clip", "nowhere"], "--clip needs --before and --after"),
+        (["--before", "a hat"], "--clip needs --before and --after"),
+        (["--truth", "nowhere"], "has no edit that counts"),
+        (["--frames", "0"], "is no number of things"),
+    ],
+)
+def test_scores_that_cannot_be_had_are_refused(run, words, complaint, capsys):
+    assert cli.main(["eval", str(run), *words]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_scores_of_a_scene_that_was_not_edited(run, capsys):
+    assert cli.main(["eval", str(run)]) == 0
+    assert "psnr" in capsys.readouterr().out
