@@ -1,5 +1,6 @@
 """Instruct-NeRF2NeRF: stages, patches, the order of a step, single edits, whole edits, resuming."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -32,6 +33,7 @@ from jaxedit.systems.instruct_nerf2nerf.patches import PatchBatches
 from jaxedit.systems.instruct_nerf2nerf.training import patches_of
 from jaxedit.systems.reconstruct import system as reconstruct_system
 from jaxvid.core.checkpoint import Checkpointer
+from jaxvid.core.config import from_json, load_config, to_json
 from jaxvid.core.errors import UserError
 from jaxvid.core.paths import flatten
 from jaxvid.core.rng import named
@@ -354,3 +356,31 @@ def test_an_edit_resumes_to_the_same_bits_and_stores_no_editor(tmp_path, kind):
     assert not [path for path in stored if "editor" in path]
     assert {"extra/images", "frozen/originals"} <= stored.keys()
     assert ADAM.learning_rate == config.training.optimizer.learning_rate
+
+
+# --- presets -------------------------------------------------------------------------------------
+
+
+def test_the_published_preset_has_the_published_numbers():
+    """`in2n_config.py` of the authors' code, which calls this one "in2n"."""
+    recipe = load_config("instruct_nerf2nerf/published")
+    edit, training = recipe.edit, recipe.training
+    assert (recipe.method, recipe.steps) == ("in2n", 15000)
+    assert (edit.text_scale, edit.image_scale, edit.steps) == (7.5, 1.5, 20)
+    assert (edit.lower, edit.upper) == (0.02, 0.98)
+    assert training.patches * training.side**2 == 16384
+    assert (training.side, training.l1, training.perceptual) == (32, 1.0, 1.0)
+    assert (training.optimizer.learning_rate, training.optimizer.epsilon) == (1e-2, 1e-15)
+    (stage,) = stages_of(recipe.method, recipe.steps, 100, every=recipe.every)
+    assert (stage.every, stage.views) == (10, 1)
+
+
+@pytest.mark.parametrize("name", ["instruct_nerf2nerf/published", "instruct_nerf2nerf/small"])
+def test_a_preset_survives_json_and_wants_a_sentence(name):
+    recipe = load_config(name)
+    assert from_json(type(recipe), json.loads(json.dumps(to_json(recipe)))) == recipe
+    with pytest.raises(UserError, match="the instruction is empty"):
+        recipe.system(fitted())
+    told = replace(recipe, edit=replace(recipe.edit, instruction="make it blue"))
+    system = told.system(fitted())
+    assert from_json(type(system), json.loads(json.dumps(to_json(system)))) == system
