@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from small_views import picture_of, serving, until
 
+from jaxedit.history import load_current
 from jaxedit.viewer.session import rungs_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)  # fmt: skip
@@ -59,6 +60,13 @@ class Page:
             f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() == '{label}')"
         )
         self.call("Runtime.evaluate", expression=f"{find}.click()")
+
+    def type(self, text):
+        """Types into the first empty field, as a person would."""
+        fields = "[...document.querySelectorAll('input')]"
+        box = f"{fields}.find(i => i.type == 'text' && i.value == '' && !i.readOnly)"
+        self.call("Runtime.evaluate", expression=f"{box}.focus()")
+        self.call("Input.insertText", text=text)
 
     def drag(self, start, end):
         def mouse(kind, at, buttons):
@@ -125,3 +133,47 @@ def test_a_browser_shows_the_scene_and_orbits_it(run, fitted, viser, tmp_path):
 def sharp(viewer):
     views = list(viewer.session._views.values())
     return views and all(view.drawn == len(rungs_of(512)) - 1 for view in views)
+
+
+@pytest.mark.browser
+def test_a_scene_is_edited_from_the_browser(desk, viser, tmp_path, monkeypatch):
+    """Types a sentence, watches, compares by the slider, undoes; VIEWER_SCREENSHOTS=folder keeps the screenshots."""
+    if CHROMIUM is None:
+        pytest.skip("needs a Chromium on the PATH: apt-get install chromium")
+    kept = Path(os.environ.get("VIEWER_SCREENSHOTS") or tmp_path)
+    made, *_ = desk
+    run = tmp_path / "run"
+    with serving(run, load_current(run), recipe=made._recipe) as viewer:
+        page = Page(CHROMIUM, viewer.address, tmp_path / "profile")
+
+        def shot(name):
+            time.sleep(1.0)  # what was asked for has begun
+            until(lambda: sharp(viewer), 240)
+            time.sleep(2.0)
+            found = page.screenshot()
+            Image.fromarray(found).save(kept / f"edit_{name}.png")
+            return found[:, : int(0.65 * found.shape[1])].astype(int)
+
+        try:
+            until(lambda: viewer.server.get_clients(), 120)
+            time.sleep(2.0)
+            before = shot("1_before")
+            page.type("exchange the colors")
+            until(lambda: viewer._instruction.value == "exchange the colors", 30)
+            page.press("edit")
+            until(lambda: "step 10 of" in viewer._message.content, 240)
+            shot("2_while")
+            until(lambda: "done; shown" in viewer._message.content, 240)
+            after = shot("3_after")
+            assert np.abs(after - before).mean() > 0.6
+            viewer._split.value = 0.5
+            half = shot("4_compared")
+            middle = page.screenshot().shape[1] // 2
+            assert np.abs(half[:, : middle - 4] - before[:, : middle - 4]).mean() < 0.3
+            assert np.abs(half[:, middle + 4 :] - after[:, middle + 4 :]).mean() < 0.3
+            viewer._split.value = 0.0
+            page.press("undo")
+            until(lambda: "undone" in viewer._message.content, 60)
+            assert np.abs(shot("5_undone") - before).mean() < 0.3
+        finally:
+            page.close()

@@ -1,69 +1,14 @@
 """Edits from the viewer, without a browser: begun, watched, stopped, gone on with, undone, compared."""
 
-import shutil
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from small_views import camera, until
 
-from jaxedit.editing import prepare
-from jaxedit.history import load_current, read_history
-from jaxedit.systems.instruct_nerf2nerf import EditConfig, Recipe, TrainingConfig, training
-from jaxedit.systems.reconstruct import system as reconstruct_system
-from jaxedit.viewer import edits
-from jaxedit.viewer.edits import Comparison, Desk
+from jaxedit.history import read_history
 from jaxedit.viewer.pictures import Look, draw, to_cameras
-from jaxedit.viewer.session import Session
 from jaxvid.core.errors import UserError
-from jaxvid.train.loop import LoopConfig
 
 LOOK = Look("colour", "white", 64)
-
-
-class Exchanged:
-    """In place of an editor: edits that are known, and no networks."""
-
-    def __init__(self, editor):
-        self.editor = editor
-
-    def __getattr__(self, name):
-        return getattr(self.editor, name)
-
-    def edited(self, told, image, original, key, lower, upper):
-        return original[..., np.array([2, 0, 1])]
-
-
-@pytest.fixture
-def desk(run, tmp_path, monkeypatch, tiny_model):
-    """A desk over a copy of the run, whose edits exchange colours; and what it said."""
-    import jaxedit.editing as editing
-
-    for module in (training, reconstruct_system, editing):
-        monkeypatch.setattr(module, "make_mesh", lambda _: None)
-
-    def prepared(run, recipe):
-        found = prepare(run, recipe, tiny_model)
-        editor = Exchanged(found.opened.setting.editor)
-        setting = found.opened.setting._replace(editor=editor)
-        return found._replace(opened=replace(found.opened, setting=setting))
-
-    monkeypatch.setattr(edits, "prepare", prepared)
-    shutil.copytree(run, tmp_path / "run")
-    said, comparison = [], Comparison()
-    session = Session(
-        tmp_path / "run", load_current(tmp_path / "run"), lambda *_: None, said.append
-    )
-    recipe = Recipe(
-        steps=40,
-        every=1,
-        edit=EditConfig(steps=2),
-        training=TrainingConfig(patches=4, side=8),
-        loop=LoopConfig(log_every=10, save_every=20),
-    )
-    made = Desk(tmp_path / "run", session, comparison, recipe, said.append)
-    yield made, session, comparison, said
-    made.close()
 
 
 def test_an_edit_is_watched_finished_and_undone(desk):
