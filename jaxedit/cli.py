@@ -95,14 +95,16 @@ def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     if arguments.save is not None:
         system.check_new(arguments.save)
         check_place(arguments.save)
-    phases = system.phases(with_reports=True)
+    phases, start = system.phases(with_reports=True), None
+    if arguments.init is not None:  # it reads already
+        phases, start = phases[1:], system.start_from(arguments.init)
     loop.check_phases(phases, system.loop)
     directory = arguments.directory or Path("runs") / Path(arguments.config).name
     may_differ = (*LOOP_MAY_DIFFER, "mesh", "shown", "reading.steps", "editing.steps")
     run = RunDirectory.open(directory, system, may_differ)
 
     def go() -> None:
-        state = loop.fit(run, phases, system.loop, mesh=mesh)
+        state = loop.fit(run, phases, system.loop, mesh=mesh, start=start)
         if arguments.save is not None:
             system.save(state, arguments.save, "bfloat16")
             print(f"saved {arguments.save}, for `jaxedit edit RUN --editor {arguments.save}`")

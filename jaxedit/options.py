@@ -57,6 +57,12 @@ def train(add: Add) -> None:
     sub.add_argument("config", help="a preset, or a Python file with config()")
     sub.add_argument("--run", type=Path, dest="directory", help="run directory (default runs/NAME)")
     sub.add_argument(
+        "--init",
+        type=Path,
+        metavar="FOLDER",
+        help="begin with a trained pipeline of these networks, such as the one that comes with jaxedit, which reads already",
+    )
+    sub.add_argument(
         "--save", type=Path, help="a new folder for the trained pipeline, in 16 bits, at the end"
     )
     sub.add_argument("--options", action="store_true", help="list the configuration's options")

@@ -298,6 +298,13 @@ def test_trained_and_saved_it_is_the_pipeline_that_was_trained(tmp_path, capsys)
     model = load_latent_diffusion(tmp_path / "editor")
     assert model.size == (16, 16)
     assert model.noise.target == "x"
+    again = [*arguments[:2], "--run", str(tmp_path / "again"), "--init", str(tmp_path / "editor")]
+    assert cli.main(again) == 0
+    lines = (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()
+    assert {json.loads(line)["phase"] for line in lines if "phase" in json.loads(line)} == {
+        "editing"
+    }
+    assert cli.main([*again, "--init", str(tmp_path / "editor" / "unet")]) == 2
     lines = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]

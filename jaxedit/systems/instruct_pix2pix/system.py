@@ -19,11 +19,11 @@ from jaxedit.systems.instruct_pix2pix.training import (
 )
 from jaxedit.systems.instruct_pix2pix.words import toy_tokenizer, write_tokenizer
 from jaxvid.core.errors import UserError
-from jaxvid.core.paths import unflatten
+from jaxvid.core.paths import flatten, unflatten
 from jaxvid.core.run import RunDirectory
 from jaxvid.data.writing import write_image
 from jaxvid.models.folding import PixelFolding
-from jaxvid.pipelines.latent import LatentDiffusion
+from jaxvid.pipelines.latent import LatentDiffusion, load_latent_diffusion
 from jaxvid.train.phase import Phase, Report
 from jaxvid.train.state import State, weights
 from jaxvid.weights.convert import save_model
@@ -46,6 +46,19 @@ class InstructPix2Pix(PixToPixConfig):
     def phases(self, *, with_reports: bool = False) -> list[Phase]:
         """Reading and editing; with reports the second scores and shows held-out pairs."""
         return phases_of(self, self._report() if with_reports else None)
+
+    def start_from(self, folder: str | Path) -> State:
+        """The state to begin editing with: the networks of a saved pipeline. Raises UserError for one of other networks."""
+        model = load_latent_diffusion(folder)
+        if (model.unet.config, model.text.config) != (self.unet, self.text):
+            raise UserError(f"{folder} holds other networks than this configuration; give its own")
+        parts = {"unet": model.unet, "text": model.text}
+        params = {
+            f"{name}/{path}": leaf
+            for name, part in parts.items()
+            for path, leaf in flatten(part).items()
+        }
+        return {"trainable": params}
 
     def networks(self, state: State) -> Networks:
         """The networks of a state; of the U-Net the average where there is one."""
