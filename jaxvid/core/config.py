@@ -315,6 +315,18 @@ def config_names(group: str = "") -> list[str]:
     return sorted(name for name in names if not group or name.startswith(f"{group}/"))
 
 
+def _grouped(names: Sequence[str]) -> str:
+    """Names in a line, what they share said once: "vdm/{clips, shapes}, reconstruct/nerf"."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, own = name.rpartition("/")
+        groups.setdefault(folder, []).append(own)
+    return ", ".join(
+        "/".join(filter(None, (folder, own[0] if len(own) == 1 else f"{{{', '.join(own)}}}")))
+        for folder, own in groups.items()
+    )
+
+
 def load_config(name: str | Path, group: str = "") -> Any:
     """The configuration that a file of values returns from its `config()`.
 
@@ -331,7 +343,7 @@ def load_config(name: str | Path, group: str = "") -> Any:
         near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(
-            f"no config {wanted}: {hint}give the path of a .py file or one of {', '.join(known) or 'none'}"
+            f"no config {wanted}: {hint}give the path of a .py file or one of {_grouped(known) or 'none'}"
         )
     spec = importlib.util.spec_from_file_location(f"jaxvid_config_{path.stem}", path)
     assert spec is not None
