@@ -268,7 +268,7 @@ def test_load_config_by_name_group_and_path(presets):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("vdm/shape", ["vdm/shape", "did you mean vdm/shapes?", "vdm/empty"]),
+        ("vdm/shape", ["vdm/shape", "did you mean vdm/shapes?", "vdm/{empty, shapes}"]),
         ("vdm/empty", ["empty.py", "config()"]),
         ("../secret", ["../secret"]),
         ("/nowhere/x.py", ["/nowhere/x.py"]),
