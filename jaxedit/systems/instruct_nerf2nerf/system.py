@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxedit.fields.voxel_grid import VoxelGridConfig
 from jaxedit.scene.cameras import Cameras
 from jaxedit.scene.scene import Views
 from jaxedit.systems.instruct_nerf2nerf.config import EditConfig, Stage, TrainingConfig
@@ -38,7 +39,8 @@ class InstructNerf2Nerf:
     Example:
         fitted = load_fitted("runs/mic")
         system = InstructNerf2Nerf.of(fitted, EditConfig("make it red"), stages_of("in2n", 3000, views=100))
-        given = system.open(load_latent_diffusion(folder), system.originals(scene.views["train"]))
+        views = scene.views["train"]
+        given = system.open(load_latent_diffusion(folder), views.cameras, scene.box, system.originals(views))
         state = fit(run, given.phases, system.loop, start=given.start(fitted.state))
     """
 
@@ -104,7 +106,7 @@ class InstructNerf2Nerf:
 
     @property
     def _voxels(self) -> bool:
-        return hasattr(self.base.field, "resolution")
+        return isinstance(self.base.field, VoxelGridConfig)
 
     def originals(self, views: Views) -> UInt8[np.ndarray, "n h w 3"]:
         """The views over the background that their renders have: what the editor is told, and the first working images."""
