@@ -73,7 +73,7 @@ class Showcase:
 
 
 SHOWCASE = Showcase(
-    0, 5, ((0, "recolour"), (0, "light"), (1, "recolour"), (0, "retexture"), (0, "remove"))
+    0, 5, ((0, "light"), (0, "recolour"), (1, "recolour"), (0, "retexture"), (0, "remove"))
 )
 
 

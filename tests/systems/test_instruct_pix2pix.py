@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxedit import cli
+from jaxedit.editing import shipped_editor
 from jaxedit.scene.toy import toy_edit
 from jaxedit.scene.toy.world import has_held_out
 from jaxedit.systems.instruct_pix2pix import InstructPix2Pix, Teaching, training
@@ -29,6 +30,7 @@ from jaxedit.systems.instruct_pix2pix.words import (
     toy_words,
     vocabulary_size,
 )
+from jaxvid.core.config import load_config
 from jaxvid.core.errors import UserError
 from jaxvid.core.paths import flatten
 from jaxvid.core.rng import named
@@ -371,3 +373,17 @@ def config():
         loop=LoopConfig(log_every=1, save_every=2),
     )
 """
+
+
+def test_the_shipped_editor_is_the_presets_and_small():
+    folder = shipped_editor()
+    assert sum(path.stat().st_size for path in folder.rglob("*")) <= 12e6
+    config = load_config("instruct_pix2pix/toy")
+    model = load_latent_diffusion(folder)
+    assert (model.unet.config, model.text.config) == (config.unet, config.text)
+    assert model.noise == training.noise_of(config)
+    assert model.size == (config.size, config.size)
+    np.testing.assert_array_equal(
+        model.tokenizer.encode(["make it night"]).tokens,
+        toy_tokenizer().encode(["make it night"]).tokens,
+    )
