@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxedit.editing import load_editor, prepare, run_edit
-from jaxedit.history import load_current
+from jaxedit.history import load_current, read_history
 from jaxedit.scene.cameras import Cameras
 from jaxedit.scene.paths import cameras_along, turntable
 from jaxedit.scene.scene import Views
@@ -94,7 +94,7 @@ def run_demo(out: Path, *, editor: str | None = None, showcase: Showcase = SHOWC
         load_config("instruct_nerf2nerf/small"), {"edit.editor": editor}
     )
     first = replace(recipe, edit=replace(recipe.edit, instruction=edits[0].instruction))
-    if load_current(out / "run").system == before.system:
+    if not read_history(out / "run").at:
         run_edit(out / "run", prepare(out / "run", first, model))
     after = load_current(out / "run")
     edited_after = time.monotonic() - begin

@@ -170,7 +170,7 @@ def _watched(prepared: Prepared, fit: int, watch: Callable[[Fitted, int], None])
         own = {path: leaf for path, leaf in state["frozen"].items() if path.startswith("field/")}
         kept = {"trainable": state["trainable"], "frozen": own, "extra": level}
         kept = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), kept)
-        whole = replace(prepared.system.whole, mesh=MeshConfig())
+        whole = replace(prepared.system.reconstruction, mesh=MeshConfig())
         watch(Fitted(whole, prepared.fitted.record, kept, fit), step)
 
     return report

@@ -4,7 +4,8 @@
 
 The algorithm is the published one (`instruct_nerf2nerf/published` has its numbers); what differs follows from the small editor and
 from two CPU cores: fewer steps and patches, an edit every 3 steps and not every 10, 10 DDIM steps an edit and not 20, weaker
-guidance by the text, no LPIPS. A voxel grid is stored whole while it is edited, with 64 voxels a side.
+guidance by the text, no LPIPS. An edit of the demo's scene takes about 45 seconds on two cores of an Intel Xeon; what comes of it is up to the
+editor, whose README says what it can do. A voxel grid is stored whole while it is edited, with 64 voxels a side.
 """
 
 from jaxedit.systems.instruct_nerf2nerf import EditConfig, Recipe, TrainingConfig

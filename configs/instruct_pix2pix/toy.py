@@ -13,8 +13,8 @@ text        the encoder learns to read first: 300 batches of instructions from w
             of all instructions right after 60 batches), and is frozen then.
 data        is endless: a scene, an edit of one of seven kinds, a camera and a background are drawn for each pair, and traced.
 
-Expected result and cost: about 20 pairs a second on two cores, 160,000 pairs in two hours. What the shipped one reaches stands in its
-README.
+Expected result and cost: about 20 pairs a second were seen on two idle cores, at which the 640,000 pairs of the preset take nine hours. It was
+not run to its end: the shipped one saw 60,000 pairs, and what it reaches stands in its README.
 """
 
 from jaxedit.systems.instruct_pix2pix import InstructPix2Pix

@@ -3,6 +3,9 @@
     jaxedit fit SCENE --config reconstruct/toy --run runs/toy
 
 What `jaxedit demo` fits: 30 pictures of 48 pixels a side. Whole grids have room for what an edit adds.
+
+Expected, seen once on the demo's scene: PSNR of 8 test views 29.29 dB, 23.15 dB in the foreground, SSIM 0.942, after 18 seconds on two
+cores of an Intel Xeon.
 """
 
 from dataclasses import replace

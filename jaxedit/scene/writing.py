@@ -32,7 +32,7 @@ def write_blender(scene: Scene, folder: str | Path) -> Path:
         for i, (image, pose) in enumerate(
             zip(views.images, np.asarray(cameras.pose, np.float64), strict=True)
         ):
-            name = f"{split}/r_{i:03d}"
+            name = f"{split}/r_{i}"
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, format="PNG")
             write_bytes(folder / f"{name}.png", buffer.getvalue())

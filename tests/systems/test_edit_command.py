@@ -231,7 +231,7 @@ def test_history_shows_what_there_is(run, capsys):
 
 
 def test_scores_of_an_edit_against_its_truth(run, tmp_path, capsys):
-    """The true scene is the scene before: nothing changes, so what the edit did counts against it."""
+    """The true scene is the one before with red and blue exchanged."""
     prepared = prepare(run, recipe(), tiny_model())
     run_edit(run, prepared)
     folder = tmp_path / "truth"

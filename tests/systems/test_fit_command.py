@@ -13,6 +13,7 @@ from small_fits import system, toy
 from jaxedit import cli
 from jaxedit.scene.poses import Similarity
 from jaxedit.scene.record import SceneRecord, read_record, write_record
+from jaxedit.scene.writing import write_blender
 from jaxedit.systems.reconstruct import training
 from jaxedit.systems.reconstruct.stored import load_fitted
 from jaxvid.core.errors import UserError
@@ -39,24 +40,11 @@ def test_records_survive_json(tmp_path):
         read_record(tmp_path / "scene.json")
 
 
-def write_blender(folder, scene):
-    for split, views in scene.views.items():
-        frames = []
-        for i, image in enumerate(views.images):
-            (folder / split).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(folder / split / f"r_{i}.png")
-            pose = np.concatenate([np.asarray(views.cameras.pose[i]), [[0, 0, 0, 1]]])
-            frames.append({"file_path": f"./{split}/r_{i}", "transform_matrix": pose.tolist()})
-        angle = 2 * np.arctan(views.cameras.width / 2 / float(views.cameras.focal[0, 0]))
-        text = json.dumps({"camera_angle_x": angle, "frames": frames})
-        (folder / f"transforms_{split}.json").write_text(text)
-
-
 @pytest.fixture(scope="module")
 def commanded(tmp_path_factory):
     """A toy scene on disk, fitted by the command line."""
     folder = tmp_path_factory.mktemp("fit")
-    write_blender(folder / "toy", toy())
+    write_blender(toy(), folder / "toy")
     (folder / "tiny.py").write_text(CONFIG)
     code = cli.main(
         [

@@ -1,18 +1,17 @@
 """A fitted toy scene, and viser where it is installed."""
 
-import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 from tiny_pix2pix import tiny_model as make_tiny_model
 
 from jaxedit import cli, editing
 from jaxedit.editing import prepare
 from jaxedit.history import load_current
 from jaxedit.scene.toy import capture, toy_scene
+from jaxedit.scene.writing import write_blender
 from jaxedit.systems.instruct_nerf2nerf import EditConfig, Recipe, TrainingConfig, training
 from jaxedit.systems.reconstruct import system as reconstruct_system
 from jaxedit.systems.reconstruct.stored import load_fitted
@@ -50,16 +49,7 @@ def run(tmp_path_factory):
     """A toy scene fitted by the command line: 2 fits of 40 steps, a checkpoint after each."""
     folder = tmp_path_factory.mktemp("view")
     scene = capture(toy_scene(seed=0, index=3), views=12, size=24, test_views=1)
-    for split, views in scene.views.items():
-        (folder / "toy" / split).mkdir(parents=True)
-        frames = []
-        for i, image in enumerate(views.images):
-            Image.fromarray(image).save(folder / "toy" / split / f"r_{i}.png")
-            pose = np.concatenate([np.asarray(views.cameras.pose[i]), [[0, 0, 0, 1]]])
-            frames.append({"file_path": f"./{split}/r_{i}", "transform_matrix": pose.tolist()})
-        angle = 2 * np.arctan(views.cameras.width / 2 / float(views.cameras.focal[0, 0]))
-        text = json.dumps({"camera_angle_x": angle, "frames": frames})
-        (folder / "toy" / f"transforms_{split}.json").write_text(text)
+    write_blender(scene, folder / "toy")
     (folder / "tiny.py").write_text(CONFIG)
     options = ["--config", str(folder / "tiny.py"), "--run", str(folder / "run")]
     assert cli.main(["fit", str(folder / "toy"), *options]) == 0

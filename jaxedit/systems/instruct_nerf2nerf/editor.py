@@ -73,6 +73,10 @@ class Editor:
         """The image at other sides, bilinear, with low-pass where it shrinks."""
         return image if image.shape[:2] == sides else _resized(image, sides)
 
+    def _given(self, image: Float[Array, "h w 3"]) -> Float[Array, "1 y x 3"]:
+        """An image as the networks take it."""
+        return 2.0 * self.resized(image, self.sides)[None] - 1.0
+
     def edited(
         self,
         told: Told,
@@ -87,9 +91,7 @@ class Editor:
         level = jax.random.randint(
             named(key, "level"), (), revision.lowest, revision.highest + 1, jnp.int32
         )
-        x, condition = (
-            2.0 * self.resized(picture, self.sides)[None] - 1.0 for picture in (image, original)
-        )
+        x, condition = self._given(image), self._given(original)
         x = revision(told, x, condition, level, key)[0]
         x = jnp.clip(0.5 * x.astype(jnp.float32) + 0.5, 0.0, 1.0)
         return self.resized(x, (self.height, self.width))
@@ -110,9 +112,7 @@ class Editor:
         )  # the last level of all has no entry of its own
         table = jnp.asarray(np.array([self.noise.at_index(i) for i in entries], np.float32))
         index = jax.random.randint(named(key, "level"), (), 0, table.shape[0], jnp.int32)
-        x, condition = (
-            2.0 * self.resized(picture, self.sides)[None] - 1.0 for picture in (image, original)
-        )
+        x, condition = self._given(image), self._given(original)
         z = told.autoencoder.encode(x[:, None], named(key, "latents")).astype(jnp.float32)
         branches = of_instruction(conditions(told, condition))
         network = network_denoise(self.noise, told.unet)

@@ -14,7 +14,7 @@ from jaxvid.train.state import State
 
 def edit_report(system: InstructNerf2Nerf, opened: Opened, fit: int) -> Report:
     """Of the stage with that fit's number: `samples/step_N.png`, a column a view."""
-    whole, setting = system.whole, opened.setting
+    whole, setting = system.reconstruction, opened.setting
     chosen = spread_indices(setting.views, SHOWN)
 
     def report(state: State, step: int, run: RunDirectory) -> None:

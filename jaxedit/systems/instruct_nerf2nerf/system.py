@@ -79,11 +79,6 @@ class InstructNerf2Nerf:
     @property
     def reconstruction(self) -> Reconstruct:
         """The reconstruction that the edited scene is: the base's fits, and one for each stage."""
-        return self.whole
-
-    @property
-    def whole(self) -> Reconstruct:
-        """The base with a fit for each stage."""
         training = self.training
 
         def fit(stage: Stage, index: int) -> Fit:
@@ -140,7 +135,7 @@ class InstructNerf2Nerf:
                 editor.revision(stage.lower, stage.upper)
         given = Weights(told, self._lpips())
         setting = Setting(
-            self.whole,
+            self.reconstruction,
             len(self.base.fits),
             self.base.frame(box),
             cameras,
@@ -155,7 +150,7 @@ class InstructNerf2Nerf:
 
     def estimate(self, opened: "Opened") -> str:
         """A line on the memory that the edit will need, for people, before anything is compiled."""
-        frame, whole, first = opened.setting.frame, self.whole, len(self.base.fits)
+        frame, whole, first = opened.setting.frame, self.reconstruction, len(self.base.fits)
         field = max(training_bytes(whole, frame, first + i) for i in range(len(self.stages)))
         editor = sum(leaf.nbytes for leaf in jax.tree.leaves(opened.weights))
         images = 2 * opened.originals.nbytes
