@@ -25,7 +25,6 @@ fall, and no sampled clip shows its whole caption), so this says nothing about l
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -37,6 +36,7 @@ from jaxvid.evaluate.captions import score
 from jaxvid.systems.vdm import VDM
 from jaxvid.systems.vdm.report import heldout_loss, heldout_prompts, to_uint8
 from jaxvid.train.loop import LoopConfig
+from jaxvid.train.state import State, weights
 
 QUESTION = "Do joint image frames make a better video model?"
 CLAIM = (
@@ -64,16 +64,16 @@ def base() -> VDM:
     )
 
 
-def heldout(system: VDM, params: dict[str, Any], seed: int) -> float:
+def heldout(system: VDM, state: State, seed: int) -> float:
     """Loss of pure clips of the test split at fixed times and noise."""
-    return heldout_loss(system, params)["heldout/loss"]
+    return heldout_loss(system, weights(state))["heldout/loss"]
 
 
-def samples(system: VDM, params: dict[str, Any], seed: int) -> Mapping[str, float]:
+def samples(system: VDM, state: State, seed: int) -> Mapping[str, float]:
     """Clips of test captions: the share that shows colour, shape, motion and count as asked, and their distance."""
     captions = heldout_prompts(system, CLIPS)
     key = named(jax.random.key(seed), "ablation")
-    videos = to_uint8(system.sample(params, key, captions))
+    videos = to_uint8(system.sample(weights(state), key, captions))
     right = [score(video, caption) for video, caption in zip(videos, captions, strict=True)]
     source = system.data.source("test")
     real = np.stack([source[CLIPS + i]["video"] for i in range(REFERENCES)])

@@ -1,5 +1,9 @@
 """Toy scenes fitted, edited and scored against the true edited scene: what the demo and the experiments do."""
 
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,19 +11,25 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxedit.edit_metrics import TruthScore, truth_score
+from jaxedit.editing import load_editor
 from jaxedit.scene.record import FILE, SceneRecord, write_record
 from jaxedit.scene.scene import Scene, Views
-from jaxedit.scene.toy import ToyEdit, ToyScene, capture
+from jaxedit.scene.toy import EditKind, ToyEdit, ToyScene, capture, toy_edit
+from jaxedit.scene.toy.world import ToySplit
+from jaxedit.systems.instruct_nerf2nerf.config import stages_of
 from jaxedit.systems.instruct_nerf2nerf.recipe import Recipe
-from jaxedit.systems.instruct_nerf2nerf.system import InstructNerf2Nerf
+from jaxedit.systems.instruct_nerf2nerf.system import InstructNerf2Nerf, Opened
 from jaxedit.systems.instruct_pix2pix.quality import CHANGED
 from jaxedit.systems.reconstruct.report import truth_of
 from jaxedit.systems.reconstruct.stored import Fitted, load_fitted
 from jaxedit.systems.reconstruct.system import Reconstruct
-from jaxvid.core.mesh import make_mesh
+from jaxvid.core.config import replace
+from jaxvid.core.mesh import MeshConfig, make_mesh
 from jaxvid.core.run import RunDirectory
 from jaxvid.pipelines.latent import LatentDiffusion
 from jaxvid.train import loop
+from jaxvid.train.phase import Phase
+from jaxvid.train.session import LoopConfig
 from jaxvid.train.state import State
 
 VIEWS, TEST_VIEWS, SIZE = 30, 8, 48
@@ -123,3 +133,89 @@ def summary(scores: list[TruthScore]) -> Summary:
     gain = pooled([s.after for s in scores], changed) - pooled([s.before for s in scores], changed)
     kept = pooled([s.kept for s in scores], [1.0 - share for share in changed])
     return Summary(gain, kept, float(np.nanmean([score.colour_error for score in scores])))
+
+
+# --- an edit as a system of its own --------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """Of a phase: its steps, and the patches of one."""
+
+    steps: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class ToyEditing:
+    """The edit of a toy scene from the fit on, for ablations: `loop.seed` chooses the scene and its instruction, and everything drawn.
+
+    scenes: added to the seed, so that it names other scenes. kinds: of edits, taken in turn by the seeds. base: how a scene is
+    fitted. recipe: how it is edited; its mesh and loop are those of here.
+    """
+
+    scenes: int
+    kinds: tuple[EditKind, ...]
+    base: Reconstruct
+    recipe: Recipe
+    split: ToySplit = "heldout"
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
+
+    @property
+    def edit(self) -> ToyEdit:
+        """What is asked, and what would come of it exactly."""
+        number = self.loop.seed
+        kind = self.kinds[number % len(self.kinds)]
+        return toy_edit(self.scenes, number, kind=kind, split=self.split)
+
+    @property
+    def fitted(self) -> Fitted:
+        """The scene before the edit; fitted once for all edits of it that this process makes."""
+        system = replace(self.base, {"loop.seed": self.loop.seed, "data.path": "toy"})
+        return _fitted(self.edit.before, dataclasses.replace(system, mesh=self.mesh))
+
+    @property
+    def system(self) -> InstructNerf2Nerf:
+        """The edit of `fitted`."""
+        changes = {"edit.instruction": self.edit.instruction}
+        recipe = replace(self.recipe, changes)
+        return dataclasses.replace(recipe, mesh=self.mesh, loop=self.loop).system(self.fitted)
+
+    @property
+    def opened(self) -> Opened:
+        """The edit with its editor and views."""
+        views = toy_capture(self.edit.before).views["train"]
+        system, fitted = self.system, self.fitted
+        return system.open(
+            load_editor(self.recipe.edit.editor),
+            views.cameras,
+            fitted.record.box,
+            system.originals(views),
+            views.masks,
+        )
+
+    @property
+    def stages(self) -> tuple[Work, ...]:
+        """Of the recipe's method, for so many views."""
+        recipe = self.recipe
+        stages = stages_of(recipe.method, recipe.steps, VIEWS, every=recipe.every)
+        return tuple(Work(stage.steps, recipe.training.patches) for stage in stages)
+
+    def phases(self) -> list[Phase]:
+        """One a stage."""
+        return self.opened.phases
+
+    def start(self) -> State:
+        """The fitted scene, the views before the edit and the editor."""
+        return self.opened.start(self.fitted.state)
+
+    def edited(self, state: State) -> Fitted:
+        """The scene in that state."""
+        whole, fitted = self.system.reconstruction, self.fitted
+        return Fitted(whole, fitted.record, state, len(whole.fits) - 1)
+
+
+@lru_cache(maxsize=2)
+def _fitted(scene: ToyScene, system: Reconstruct) -> Fitted:
+    with tempfile.TemporaryDirectory() as folder:
+        return fit_scene(toy_capture(scene), system, Path(folder) / "fit")

@@ -6,11 +6,12 @@ An experiment is a Python file:
     COST      what it takes, measured beforehand
     BASE      a preset's name, or a function that returns a configuration
     VARIANTS  {arm: {dotted name: value}}; the first arm is the reference
-    VERDICT   a `Verdict`: which metric tells, and where it should go
-    METRICS   {name: metric(system, params, seed) -> a number or {name: number}}, computed at the end of an arm   (optional)
+    VERDICT   a `Verdict`: which metric tells, and where it should go; or several, all of which the claim needs
+    METRICS   {name: metric(system, state, seed) -> a number or {name: number}}, computed at the end of an arm   (optional)
     CURVE     names that are followed over the training: metrics (computed at every `loop.sample_every` steps) or names
               of the training log, such as "loss"   (optional)
-    PAIR      what every arm gets equally much of: "flops" (the default), "examples" or "steps"
+    PAIR      what every arm gets equally much of: "flops" (the default), "examples" or "steps"; "nothing" leaves the arms' steps as
+              they are, where the arms are methods that differ in what a step is
 
 Pairing: with w_i what one step of stage i takes (counted FLOPs of the train step, its examples, or 1) and
 W = sum_i steps_i w_i, an arm's steps are multiplied by W of the reference / W of the arm and rounded. Arms of one seed
@@ -46,11 +47,11 @@ from jaxvid.core.run import RunDirectory
 from jaxvid.data.writing import write_bytes
 from jaxvid.train.loop import fit
 from jaxvid.train.phase import Phase
-from jaxvid.train.state import Params, State, abstract, weights
+from jaxvid.train.state import State, abstract
 
-Metric: TypeAlias = Callable[[Any, Params, int], float | Mapping[str, float]]
+Metric: TypeAlias = Callable[[Any, State, int], float | Mapping[str, float]]
 Curve: TypeAlias = list[tuple[int, float]]  # (step, value)
-PAIRS = ("flops", "examples", "steps")
+PAIRS = ("flops", "examples", "steps", "nothing")
 
 TEXTS = ("QUESTION", "CLAIM", "COST")
 REQUIRED = (*TEXTS, "BASE", "VARIANTS", "VERDICT")
@@ -78,7 +79,7 @@ class Experiment:
     name: str
     base: Any
     variants: Mapping[str, Mapping[str, Any]]
-    verdict: Verdict
+    verdict: tuple[Verdict, ...]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     curve: tuple[str, ...] = ()
     pair: str = "flops"
@@ -88,9 +89,10 @@ class Experiment:
     digest: str = ""
 
     def __post_init__(self):
-        if not isinstance(self.variants, Mapping) or not isinstance(self.verdict, Verdict):
+        verdicts = all(isinstance(part, Verdict) for part in self.verdict)
+        if not isinstance(self.variants, Mapping) or not self.verdict or not verdicts:
             raise UserError(
-                f"{self.name}: VARIANTS must be a dictionary and VERDICT a Verdict; see jaxvid/evaluate/ablate.py"
+                f"{self.name}: VARIANTS must be a dictionary and VERDICT one Verdict or more; see jaxvid/evaluate/ablate.py"
             )
         arms = list(self.variants)
         if len(arms) < 2:
@@ -99,16 +101,20 @@ class Experiment:
             )
         if self.pair not in PAIRS:
             raise UserError(f"{self.name}: PAIR is {self.pair!r}; choose one of {', '.join(PAIRS)}")
-        if self.verdict.better not in ("higher", "lower"):
+        for verdict in self.verdict:
+            self._check(verdict, arms)
+
+    def _check(self, verdict: Verdict, arms: list[str]) -> None:
+        if verdict.better not in ("higher", "lower"):
             raise UserError(
-                f"{self.name}: VERDICT.better is {self.verdict.better!r}; give higher or lower"
+                f"{self.name}: VERDICT.better is {verdict.better!r}; give higher or lower"
             )
-        wrong = [arm for arm in self.verdict.arms if arm not in arms[1:]]
-        if wrong or not self.verdict.arms:
+        wrong = [arm for arm in verdict.arms if arm not in arms[1:]]
+        if wrong or not verdict.arms:
             raise UserError(
-                f"{self.name}: VERDICT.arms is {self.verdict.arms}; choose from {', '.join(arms[1:])}"
+                f"{self.name}: VERDICT.arms is {verdict.arms}; choose from {', '.join(arms[1:])}"
             )
-        told = self.verdict.metric
+        told = verdict.metric
         if metric_of(told, self.metrics) is None and told not in self.curve:
             known = (*self.metrics, *self.curve)
             raise UserError(
@@ -177,7 +183,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         name=path.stem,
         base=parse_overrides(base, overrides, prog=f"jaxvid ablate {path}"),
         variants=module.VARIANTS,
-        verdict=module.VERDICT,
+        verdict=module.VERDICT if isinstance(module.VERDICT, tuple) else (module.VERDICT,),
         metrics=getattr(module, "METRICS", {}),
         curve=tuple(getattr(module, "CURVE", ())),
         pair=getattr(module, "PAIR", "flops"),
@@ -229,12 +235,17 @@ def make_arms(experiment: Experiment) -> list[Arm]:
             raise UserError(f"{experiment.name}, arm {name}: {error}") from None
         arm = Arm(name, changes, system, step_flops(system))
         reference = arms[0] if arms else arm
-        steps = paired_steps(
-            arm.steps, costs(arm, experiment.pair), budget(reference, experiment.pair)
+        arms.append(
+            arm if experiment.pair == "nothing" else _paired(arm, reference, experiment.pair)
         )
-        changed = {f"stages.{i}.steps": count for i, count in enumerate(steps)}
-        arms.append(dataclasses.replace(arm, system=replace(system, changed)))
     return arms
+
+
+def _paired(arm: Arm, reference: Arm, pair: str) -> Arm:
+    """The arm with as much in all as the reference."""
+    steps = paired_steps(arm.steps, costs(arm, pair), budget(reference, pair))
+    changed = {f"stages.{i}.steps": count for i, count in enumerate(steps)}
+    return dataclasses.replace(arm, system=replace(arm.system, changed))
 
 
 def costs(arm: Arm, pair: str) -> list[int]:
@@ -327,10 +338,10 @@ def run_arm(experiment: Experiment, arm: Arm, seed: int, path: Path) -> Record:
     )  # the entry without a metric says that the training is done
     if not {*names, finished} <= found.keys():
         run = RunDirectory.open(path, system, SAME_NUMBERS)
-        params = weights(train(experiment, arm, system, run))
+        state = train(experiment, arm, system, run)
         found[finished] = {}
         for key in names.keys() - found.keys():
-            found[key] = evaluate(experiment.metrics, [names[key]], system, params, seed)
+            found[key] = evaluate(experiment.metrics, [names[key]], system, state, seed)
         if jax.process_index() == 0:
             write_bytes(stored, (json.dumps(found, indent=1) + "\n").encode())
     scores = {name: value for key in names for name, value in found[key].items()}
@@ -363,9 +374,7 @@ def train(experiment: Experiment, arm: Arm, system: Any, run: RunDirectory) -> S
     wanted = list(dict.fromkeys(name for name in found if name is not None))
 
     def report(state: State, step: int, run: RunDirectory) -> None:
-        run.log(
-            step, evaluate(experiment.metrics, wanted, system, weights(state), system.loop.seed)
-        )
+        run.log(step, evaluate(experiment.metrics, wanted, system, state, system.loop.seed))
 
     phases = [
         dataclasses.replace(phase, report=report if wanted else None, flops_per_step=float(flops))
@@ -375,12 +384,12 @@ def train(experiment: Experiment, arm: Arm, system: Any, run: RunDirectory) -> S
 
 
 def evaluate(
-    metrics: Mapping[str, Metric], names: Iterable[str], system: Any, params: Params, seed: int
+    metrics: Mapping[str, Metric], names: Iterable[str], system: Any, state: State, seed: int
 ) -> dict[str, float]:
     """The numbers of some metrics; those of a metric that gives several are called "metric/name"."""
     values: dict[str, float] = {}
     for name in names:
-        result = metrics[name](system, params, seed)
+        result = metrics[name](system, state, seed)
         parts = (
             {f"{name}/{part}": value for part, value in result.items()}
             if isinstance(result, Mapping)

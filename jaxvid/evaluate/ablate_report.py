@@ -25,6 +25,7 @@ from jaxvid.evaluate.ablate import (
     Curve,
     Experiment,
     Record,
+    Verdict,
     make_arms,
     run_ablation,
     seconds_per_flop,
@@ -32,7 +33,12 @@ from jaxvid.evaluate.ablate import (
 from jaxvid.evaluate.statistics import Difference, paired_difference
 
 REPRODUCES, CONTRADICTED, INCONCLUSIVE = "reproduces", "contradicted", "inconclusive"
-UNITS = {"flops": "counted training FLOPs", "examples": "examples", "steps": "steps"}
+UNITS = {
+    "flops": "equal counted training FLOPs",
+    "examples": "equal examples",
+    "steps": "equal steps",
+    "nothing": "each method's own steps",
+}
 ARM_HEADER = f"{'arm':16}{'steps':>14}{'GFLOPs a step':>16}{'TFLOPs':>12}{'minutes':>9}"
 
 
@@ -90,7 +96,6 @@ def summarize(
         metric: {arm.name: [record.scores[metric] for record in records] for arm, records in ran}
         for metric in ran[0][1][0].scores
     }
-    verdict = experiment.verdict
     equal_steps = summarize_equal_steps(experiment, ran)
     return {
         "experiment": experiment.name,
@@ -113,11 +118,7 @@ def summarize(
             }
             for name in experiment.curve
         },
-        "verdict": {
-            "metric": verdict.metric,
-            "better": verdict.better,
-            **outcomes(experiment, differences(scores)),
-        },
+        "verdict": outcomes(experiment.verdict, differences(scores)),
     }
 
 
@@ -133,12 +134,19 @@ def describe(arm: Arm, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def outcomes(
-    experiment: Experiment, found: Mapping[str, Mapping[str, Difference | None]]
+    verdicts: Sequence[Verdict], found: Mapping[str, Mapping[str, Difference | None]]
 ) -> dict[str, Any]:
-    """The verdict's outcome in each of its arms, and for them together."""
-    told = experiment.verdict
-    arms = {arm: judge(found[told.metric][arm], told.better) for arm in told.arms}
-    return {"arms": arms, "outcome": combine(list(arms.values()))}
+    """The outcome of each part in each of its arms, and of all together."""
+    parts = [
+        {
+            "metric": part.metric,
+            "better": part.better,
+            "arms": {arm: judge(found[part.metric][arm], part.better) for arm in part.arms},
+        }
+        for part in verdicts
+    ]
+    every = [outcome for part in parts for outcome in part["arms"].values()]
+    return {"outcome": combine(every), "parts": parts}
 
 
 def summarize_equal_steps(
@@ -166,8 +174,9 @@ def summarize_equal_steps(
         for name in covered
     }
     found = differences(scores)
-    told = outcomes(experiment, found) if experiment.verdict.metric in covered else None
-    return {"step": step, "scores": scores, "differences": plain(found), "verdict": told}
+    told = [part for part in experiment.verdict if part.metric in covered]
+    verdict = outcomes(told, found) if told else None
+    return {"step": step, "scores": scores, "differences": plain(found), "verdict": verdict}
 
 
 def value_at(curve: Curve, step: int) -> float:
@@ -211,7 +220,7 @@ def table(results: Mapping[str, Any]) -> str:
     lines = [
         f"{results['experiment']}: {results['question']}",
         f"claim: {results['claim']}",
-        f"{results['seeds']} seeds; arms are paired by seed and have equal {UNITS[results['pair']]}",
+        f"{results['seeds']} seeds; arms are paired by seed and have {UNITS[results['pair']]}",
         "",
         ARM_HEADER,
         *(arm_line(name, arm) for name, arm in results["arms"].items()),
@@ -249,13 +258,16 @@ def score_lines(found: Mapping[str, Any]) -> list[str]:
 
 def verdict_lines(results: Mapping[str, Any]) -> list[str]:
     """The verdict, and that at equal steps where there is one."""
-    told, reference = results["verdict"], next(iter(results["arms"]))
+    reference = next(iter(results["arms"]))
+
+    def part(told: Mapping[str, Any]) -> str:
+        arms = ", ".join(f"{arm}: {outcome}" for arm, outcome in told["arms"].items())
+        return f"{told['metric']} {told['better']} than in {reference}: {arms}"
 
     def line(where: str, found: Mapping[str, Any]) -> str:
-        parts = ", ".join(f"{arm}: {outcome}" for arm, outcome in found["arms"].items())
-        return f"{where}: {found['outcome']} ({told['metric']} {told['better']} than in {reference}; {parts})"
+        return f"{where}: {found['outcome']} ({'; '.join(map(part, found['parts']))})"
 
-    lines = [line(f"verdict at equal {UNITS[results['pair']]}", told)]
+    lines = [line(f"verdict at {UNITS[results['pair']]}", results["verdict"])]
     equal = results["equal_steps"]
     if equal is not None and equal["verdict"] is not None:
         lines.append(line(f"verdict at equal steps ({equal['step']})", equal["verdict"]))

@@ -50,7 +50,7 @@ def test_arms_have_equal_counted_flops():
             base=base,
             variants=variants,
             curve=(),
-            verdict=Verdict("error", "lower", ("wide",)),
+            verdict=(Verdict("error", "lower", ("wide",)),),
         )
     )
     total = 30 * flops_of(16, 4) + 90 * flops_of(32, 4)
@@ -68,14 +68,16 @@ def test_arms_have_equal_counted_flops():
         assert arms[0].flops_at(step) == expected
 
 
-@pytest.mark.parametrize(("pair", "steps"), [("steps", 24), ("examples", 12), ("flops", 6)])
+@pytest.mark.parametrize(
+    ("pair", "steps"), [("steps", 24), ("examples", 12), ("flops", 6), ("nothing", 100)]
+)
 def test_what_is_paired_decides_the_steps(pair, steps):
     variants = {
         "reference": {},
         "other": {"hidden": 8, "stages.0.batch": 32, "stages.0.steps": 100},
     }
     experiment = replace(
-        TOY, variants=variants, pair=pair, verdict=Verdict("error", "lower", ("other",))
+        TOY, variants=variants, pair=pair, verdict=(Verdict("error", "lower", ("other",)),)
     )
     assert [arm.steps for arm in runner.make_arms(experiment)] == [(24,), (steps,)]
 

@@ -45,7 +45,7 @@ def synthetic(curves=True):
         variants={"a": {}, "b": {}},
         metrics={"m": error},
         curve=("m",) if curves else (),
-        verdict=Verdict("m", "higher", ("b",)),
+        verdict=(Verdict("m", "higher", ("b",)),),
     )
     return experiment, ran, values
 
@@ -114,6 +114,18 @@ def test_every_arm_must_agree():
     assert report.combine([yes, yes]) == yes
     assert report.combine([yes, unsure]) == unsure
     assert report.combine([yes, unsure, no]) == no
+
+
+def test_a_claim_of_two_parts_needs_both():
+    experiment, ran, _ = synthetic(curves=False)
+    both = (Verdict("m", "higher", ("b",)), Verdict("m", "lower", ("b",)))
+    alone = report.summarize(replace(experiment, verdict=both[:1]), ran, 3)["verdict"]
+    assert alone["outcome"] == "reproduces"
+    results = report.summarize(replace(experiment, verdict=both), ran, 3)
+    assert results["verdict"]["outcome"] == "contradicted"
+    assert [part["better"] for part in results["verdict"]["parts"]] == ["higher", "lower"]
+    line = report.table(results).splitlines()[-1]
+    assert "m higher than in a: b: reproduces; m lower than in a: b: contradicted" in line
 
 
 # Files and the command line

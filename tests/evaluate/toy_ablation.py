@@ -92,24 +92,25 @@ class Toy:
 CALLS = []
 
 
-def error(system, params, seed):
+def error(system, state, seed):
     """Of a fixed batch."""
     CALLS.append(("error", seed))
     x = np.random.default_rng(99).normal(size=(64, FEATURES)).astype(np.float32)
+    params = weights(state)
     product = np.asarray(params["in"]) @ np.asarray(params["out"])
     return float(np.mean((x @ product - x) ** 2))
 
 
-def norms(system, params, seed):
+def norms(system, state, seed):
     CALLS.append(("norms", seed))
-    return {name: float(np.linalg.norm(np.asarray(leaf))) for name, leaf in params.items()}
+    return {name: float(np.linalg.norm(np.asarray(leaf))) for name, leaf in weights(state).items()}
 
 
 TOY = Experiment(
     name="toy",
     base=Toy(),
     variants={"narrow": {}, "wide": {"hidden": 8}},
-    verdict=Verdict("error", "lower", ("wide",)),
+    verdict=(Verdict("error", "lower", ("wide",)),),
     metrics={"error": error, "norms": norms},
     curve=("loss", "error"),
     question="Is wider better?",
