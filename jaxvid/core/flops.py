@@ -184,12 +184,12 @@ def _equation(eqn: JaxprEqn, while_iterations: int | None) -> Flops:
 def _structure(eqn: JaxprEqn, while_iterations: int | None) -> Flops:
     """Equations that hold jaxprs. Calls (jit, remat, custom_jvp, custom_vjp, ...) count their body once."""
     name, params = eqn.primitive.name, eqn.params
-    bodies = [jaxpr_flops(body, while_iterations) for body in _bodies(params)]
-    if not bodies:
+    inner = [jaxpr_flops(body, while_iterations) for body in bodies(params)]
+    if not inner:
         return Flops()
     if name == "cond":
-        return max(bodies, key=lambda flops: (flops.total, flops.other))
-    once = sum(bodies, Flops())
+        return max(inner, key=lambda flops: (flops.total, flops.other))
+    once = sum(inner, Flops())
     if name == "scan":
         return once * params["length"]
     if name == "while":
@@ -205,7 +205,8 @@ def _structure(eqn: JaxprEqn, while_iterations: int | None) -> Flops:
     return once
 
 
-def _bodies(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
+def bodies(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
+    """The jaxprs among an equation's parameters."""
     for value in params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(item, (ClosedJaxpr, Jaxpr)):

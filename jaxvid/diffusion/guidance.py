@@ -78,6 +78,19 @@ def _evaluate_together(
     return [jax.tree.map(lambda leaf, i=i: leaf[:, i], split) for i in range(n)]
 
 
+def _evaluate_apart(
+    denoise: DenoiseConditional, z: Array, level: Level, branches: Sequence[Branch]
+) -> list[Prediction]:
+    conditions = [branch.conditions for branch in branches]
+    forms = [jax.tree.map(lambda leaf: (jnp.shape(leaf), leaf.dtype), each) for each in conditions]
+    if any(form != forms[0] for form in forms[1:]):
+        return [denoise(z, level, each) for each in conditions]
+    # A loop, since a compiler that is given independent calls may run them side by side, with the memory of all.
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
+    found = jax.lax.map(lambda each: denoise(z, level, each)._replace(aux={}), stacked)
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(branches))]
+
+
 def guided(
     denoise: DenoiseConditional,
     branches: Sequence[Branch],
@@ -91,16 +104,15 @@ def guided(
       denoise: `(z, level, conditions) -> Prediction`.
       branches: the table. The first branch is the one whose `log_variance` is kept and to which `rescale` refers.
       together: evaluate all branches as one batch of len(branches) * b, which is fastest; False evaluates one at a
-        time, for when memory is short. Together, all conditions must have one tree structure and one shape per leaf.
+        time, for when memory is short. Together, all conditions must have one tree structure and one shape per leaf; one at a time they
+        should: others are evaluated in an order, and with the memory, that the compiler chooses.
       rescale: phi in [0, 1] of Lin et al. 2023, Section 3.4: how far to bring the standard deviation of each
         example back to the first branch's. Here it is that of x; public pipelines take that of the raw output.
     """
 
     def denoiser(z: Array, level: Level) -> Prediction:
-        if together:
-            predictions = _evaluate_together(denoise, z, level, branches)
-        else:
-            predictions = [denoise(z, level, branch.conditions) for branch in branches]
+        evaluate = _evaluate_together if together else _evaluate_apart
+        predictions = evaluate(denoise, z, level, branches)
         x = jnp.zeros((), jnp.float32)
         for branch, prediction in zip(branches, predictions, strict=True):
             estimate = at_least_float32(prediction.x)

@@ -1,5 +1,7 @@
 """Guidance tables against plain formulas, and their effect on Gaussians in closed form."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,3 +229,25 @@ def test_guided_score_of_gaussians_of_two_covariances():
     )
     expected = (z + sigma**2 * score) / alpha  # Tweedie
     np.testing.assert_allclose(got.x[..., 0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_at_a_time_takes_the_memory_of_one():
+    """Three independent calls may be run side by side; a loop may not."""
+    size = 256
+
+    def wide(z, level, conditions):
+        hidden = jnp.sin(z[:, None] * conditions[:, :, None])
+        mixed = jnp.sort(hidden, axis=1)
+        return Prediction(jnp.mean(mixed, axis=1))
+
+    def program(z, conditions, together):
+        table = guidance.instruct_pix2pix(*conditions, 1.5, 7.5)
+        denoise = guidance.guided(wide, table, together=together)
+        return denoise(z, Level(jnp.zeros(1))).x
+
+    z, conditions = jnp.ones((1, size)), tuple(jnp.ones((1, size)) * i for i in range(3))
+    sizes = []
+    for together in (True, False):
+        compiled = jax.jit(partial(program, together=together)).lower(z, conditions).compile()
+        sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert sizes[1] < 0.5 * sizes[0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,12 +23,15 @@ from jaxedit.systems.reconstruct.stored import Fitted
 from jaxedit.systems.reconstruct.system import Reconstruct
 from jaxvid.core.errors import UserError
 from jaxvid.core.mesh import MeshConfig
+from jaxvid.core.peak import peak_bytes
 from jaxvid.models.lpips import smallest_side
 from jaxvid.pipelines.latent import LatentDiffusion
 from jaxvid.train.phase import Phase
 from jaxvid.train.session import LoopConfig
 from jaxvid.train.state import State, abstract
 from jaxvid.weights.lpips import load_lpips
+
+LARGE = 1 << 30  # bytes that an editor works in, from which on it is said what would need fewer
 
 
 @dataclass(frozen=True)
@@ -155,10 +159,15 @@ class InstructNerf2Nerf:
         editor = sum(leaf.nbytes for leaf in jax.tree.leaves(opened.weights))
         images = 2 * opened.originals.nbytes
         height, width = opened.setting.editor.sides
+        works, hint = opened.edit_bytes(), ""
+        if self.edit.together and works > LARGE:
+            apart = replace(opened.setting.editor, edit=replace(self.edit, together=False))
+            less = replace(opened, setting=opened.setting._replace(editor=apart)).edit_bytes()
+            hint = f" ({less / 2**30:.1f} with --edit.together False)"
         return (
-            f"memory   about {field / 2**30:.1f} GiB for the field, {editor / 2**30:.2f} GiB of editor weights and what it "
-            f"works in at {width}x{height}, {images / 2**30:.2f} GiB of images; views are rendered "
-            f"{whole.image_chunk(first)} rays at a time"
+            f"memory   about {field / 2**30:.1f} GiB for the field, {editor / 2**30:.2f} GiB of editor weights, "
+            f"{works / 2**30:.1f} GiB in which it works at {width}x{height}{hint}, {images / 2**30:.2f} GiB of images; views are "
+            f"rendered {whole.image_chunk(first)} rays at a time"
         )
 
     def _lpips(self) -> Any:
@@ -189,6 +198,13 @@ class Opened:
     def start(self, state: State) -> State:
         """What `fit` begins with, given at every start, from the fitted state."""
         return start_state(state, self.originals, self.weights)
+
+    def edit_bytes(self) -> int:
+        """What the edit of a view works in besides weights and images, by `jaxvid.core.peak`."""
+        editor = self.setting.editor
+        view = jax.ShapeDtypeStruct(self.originals.shape[1:], jnp.float32)
+        edit = partial(editor.edited, lower=editor.edit.lower, upper=editor.edit.upper)
+        return peak_bytes(edit, abstract(self.weights.told), view, view, jax.random.key(0))
 
     def edit_view(
         self,
