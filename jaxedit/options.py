@@ -252,7 +252,8 @@ def evaluate(add: Add) -> None:
     sub.add_argument(
         "--clip",
         type=Path,
-        help="a folder of CLIP: image_encoder and text_encoder, both with projections, and tokenizer",
+        help="CLIP as transformers has it, such as clip-vit-base-patch32 with its tokenizer; or image_encoder, "
+        "text_encoder (both with projections) and tokenizer in a folder",
     )
     sub.add_argument("--before", help="with --clip: a caption of the scene before the edit")
     sub.add_argument("--after", help="with --clip: a caption of the scene after it")

@@ -44,12 +44,20 @@ class Clip(NamedTuple):
 
 
 def load_clip(folder: Path) -> Clip:
-    """From a folder of image_encoder, text_encoder (both with projections) and tokenizer. Raises UserError."""
-    text = load_as(ClipText, folder / "text_encoder")
-    image = load_as(ClipImage, folder / "image_encoder")
+    """CLIP with projections. Raises UserError.
+
+    folder: transformers' CLIPModel with its tokenizer, such as clip-vit-base-patch32; or with folders image_encoder, text_encoder
+        and tokenizer.
+    """
+    if (folder / "config.json").is_file():
+        text, image, words = load_as(ClipText, folder), load_as(ClipImage, folder), folder
+    else:
+        text = load_as(ClipText, folder / "text_encoder")
+        image = load_as(ClipImage, folder / "image_encoder")
+        words = folder / "tokenizer"
     if text.projection is None or image.projection is None:
         raise UserError(f"{folder} has encoders without projections; give CLIP's with them")
-    return Clip(image, text, ClipTokenizer(str(folder / "tokenizer"), text.config.positions))
+    return Clip(image, text, ClipTokenizer(str(words), text.config.positions))
 
 
 def embedded_images(

@@ -59,6 +59,33 @@ T5: Rules = (
     (r"^/layers/\{\}/contract/", "/encoder/block/{}/layer/1/DenseReluDense/wo/"),
 )
 
+# In a CLIPModel's file, beside the half that is read.
+_BESIDE_TEXT = ("vision_model.", "visual_projection.", "logit_scale")
+_BESIDE_IMAGE = ("text_model.", "text_projection.", "logit_scale")
+
+
+# Of generation, and others that both halves of a CLIPModel of transformers 4 have written out.
+_GENERATION = {
+    "diversity_penalty": 0.0, "encoder_no_repeat_ngram_size": 0, "length_penalty": 1.0, "max_length": 20, "min_length": 0,
+    "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0,
+    "temperature": 1.0, "tie_word_embeddings": True, "top_k": 50, "top_p": 1.0, "typical_p": 1.0, "pruned_heads": {},
+}  # fmt: skip
+
+
+def _half(folder: str | Path, part: str, classes: tuple[str, ...]) -> tuple[bool, Fields]:
+    """The fields of an encoder, alone in its folder or a half of a CLIPModel; and whether it has a projection."""
+    kind, fields = read_fields(folder)
+    if kind != "CLIPModel":
+        if kind not in classes:
+            raise UserError(f"{fields.where}: {kind} is no CLIP {part} encoder; give one's folder")
+        return kind.endswith("WithProjection"), fields
+    name = f"{'vision' if part == 'image' else part}_config"
+    values = fields.take(name, None)
+    if not isinstance(values, dict):
+        raise fields.refusal(name, values, "the fields of that half are wanted")
+    width = fields.number("projection_dim", 512)
+    return True, Fields({**values, "projection_dim": width}, f"{fields.where}, {name}")
+
 
 def _transformer(fields: Fields, defaults: TransformerConfig) -> TransformerConfig:
     width = fields.number("hidden_size", defaults.width)
@@ -75,10 +102,9 @@ def _transformer(fields: Fields, defaults: TransformerConfig) -> TransformerConf
 
 
 def clip_text_source(folder: str | Path, variant: str | None = None) -> Source:
-    """CLIP's text encoder, with its projection where the class has one."""
-    kind, fields = read_fields(folder)
-    if kind not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
-        raise UserError(f"{fields.where}: {kind} is no CLIP text encoder; give one's folder")
+    """CLIP's text encoder, with its projection where the class has one; or that of a whole CLIPModel."""
+    classes = ("CLIPTextModel", "CLIPTextModelWithProjection")
+    projected, fields = _half(folder, "text", classes)
     end = fields.take("eos_token_id", 2)
     projection = fields.number("projection_dim", 512)
     config = ClipTextConfig(
@@ -87,11 +113,11 @@ def clip_text_source(folder: str | Path, variant: str | None = None) -> Source:
         positions=fields.number("max_position_embeddings", 77),
         # 2 was written before transformers knew better.
         end=None if end == 2 else end,
-        projection=projection if kind.endswith("WithProjection") else None,
+        projection=projection if projected else None,
     )
     for name in ("bos_token_id", "pad_token_id"):
         fields.take(name, 0)
-    fields.end({})
+    fields.end(_GENERATION)
     abstract = jax.eval_shape(lambda key: ClipText(config, key), jax.random.key(0))
     tensors = tensors_of(folder, "a ClipText", variant, _in_text_model)
     return Source(abstract, tensors, CLIP_TEXT)
@@ -99,32 +125,31 @@ def clip_text_source(folder: str | Path, variant: str | None = None) -> Source:
 
 def _in_text_model(name: str) -> str | None:
     """Transformers 5 writes the text model's names without its own; older files hold the positions' numbers."""
-    if name.endswith(".position_ids"):
+    if name.endswith(".position_ids") or name.startswith(_BESIDE_TEXT):
         return None
     whole = name.startswith(("text_model.", "text_projection."))
     return name if whole else f"text_model.{name}"
 
 
 def clip_image_source(folder: str | Path, variant: str | None = None) -> Source:
-    """CLIP's image encoder, with its projection where the class has one."""
-    kind, fields = read_fields(folder)
-    if kind not in ("CLIPVisionModel", "CLIPVisionModelWithProjection"):
-        raise UserError(f"{fields.where}: {kind} is no CLIP image encoder; give one's folder")
+    """CLIP's image encoder, with its projection where the class has one; or that of a whole CLIPModel."""
+    classes = ("CLIPVisionModel", "CLIPVisionModelWithProjection")
+    projected, fields = _half(folder, "image", classes)
     projection = fields.number("projection_dim", 512)
     config = ClipImageConfig(
         transformer=_transformer(fields, TransformerConfig(768, 12, 12, 3072)),
         size=fields.number("image_size", 224),
         patch=fields.number("patch_size", 32),
-        projection=projection if kind.endswith("WithProjection") else None,
+        projection=projection if projected else None,
     )
-    fields.end({"num_channels": 3})
+    fields.end({"num_channels": 3, **_GENERATION})
     abstract = jax.eval_shape(lambda key: ClipImage(config, key), jax.random.key(0))
     tensors = tensors_of(folder, "a ClipImage", variant, _in_vision_model)
     return Source(abstract, tensors, CLIP_IMAGE)
 
 
 def _in_vision_model(name: str) -> str | None:
-    if name.endswith(".position_ids"):
+    if name.endswith(".position_ids") or name.startswith(_BESIDE_IMAGE):
         return None
     outside = name.startswith(("vision_model.", "visual_projection."))
     return name if outside else f"vision_model.{name}"

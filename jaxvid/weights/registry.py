@@ -62,6 +62,7 @@ PUBLISHED: Mapping[str, Open] = {
     "PriorTransformer": prior_source,
     "UnCLIPTextProjModel": image_conditions_source,
 }
+HALVES: Mapping[type, Open] = {ClipText: clip_text_source, ClipImage: clip_image_source}
 RULES: Mapping[type, Rules] = {
     Autoencoder: ATTENTION,
     ClipText: CLIP_TEXT,
@@ -78,14 +79,19 @@ def open_model(folder: str | Path, variant: str | None = None) -> Source:
     kind, fields = read_fields(folder)
     if kind in MODULES:
         return native_source(folder, variant)
+    if kind == "CLIPModel":
+        raise UserError(
+            f"{fields.where}: a CLIPModel is two networks; ask for one with load_as(ClipText, folder) or load_as(ClipImage, folder)"
+        )
     if kind not in PUBLISHED:
         raise UserError(f"{fields.where}: {kind} cannot be read; {', '.join(PUBLISHED)} can")
     return PUBLISHED[kind](folder, variant)
 
 
 def open_as(kind: type[Module], folder: str | Path, variant: str | None = None) -> Source:
-    """Likewise. Raises UserError for a network that is none of `kind`."""
-    source = open_model(folder, variant)
+    """Likewise, also a half of a CLIPModel. Raises UserError for a network that is none of `kind`."""
+    whole = kind in HALVES and read_fields(folder)[0] == "CLIPModel"
+    source = HALVES[kind](folder, variant) if whole else open_model(folder, variant)
     if not isinstance(source.abstract, kind):
         found = type(source.abstract).__name__
         raise UserError(f"{folder} is a {found}, not a {kind.__name__}; give the folder of one")
