@@ -7,8 +7,9 @@ InstructPix2Pix (Brooks et al. 2023) at the smallest scale: 5.26 million paramet
 text, picture and both, guidance by two scales, Stable Diffusion's 1000 noise levels. What is not:
 
 pixels      folded in squares of 2x2 take the place of latents (`jaxvid.models.folding`).
-x           is predicted, not epsilon, as in `vdm/shapes`, with its weights (SNR within 0.2 and 5): a network with few channels passes
-            the picture through from the beginning.
+x           is predicted, not epsilon: a network with few channels passes the picture through from the beginning. All noise levels weigh
+            alike: what an edit looks like is decided at high noise, where weights that grow with the SNR (0.2 to 5, tried first, as in
+            `vdm/shapes`) left nearly all kinds of edits unlearnt.
 text        the encoder learns to read first: 300 batches of instructions from which it tells kind, part, colours, marks, shape and size (99%
             of all instructions right after 60 batches), and is frozen then.
 data        is endless: a scene, an edit of one of seven kinds, a camera and a background are drawn for each pair, and traced.

@@ -43,7 +43,8 @@ class PixToPixConfig:
     kinds: of edits, equally likely. white: the share of white backgrounds; the others have a random colour.
     drop: conditioning is left out for this share of the examples: the text, the picture, and both, each (Brooks et al. 2023,
         section 3.2.1: 0.05).
-    snr_range: bounds of the weight of the squared error of x, which is else the signal-to-noise ratio.
+    snr_range: bounds of the weight of the squared error of x, which is else the signal-to-noise ratio; equal ones weigh all noise
+        levels alike.
     reading: the text encoder learns to tell what an instruction says, and is frozen then. editing: the U-Net.
     shown: held-out pairs that reports score.
     """
@@ -62,13 +63,16 @@ class PixToPixConfig:
     table: ScaledLinearTable = dataclasses.field(
         default_factory=lambda: ScaledLinearTable(1000, 0.00085, 0.012)
     )
-    snr_range: tuple[float, float] = (0.2, 5.0)
+    snr_range: tuple[float, float] = (1.0, 1.0)
     reading: Teaching = dataclasses.field(
         default_factory=lambda: Teaching(300, 128, OptimizerConfig(2e-3, decay="cosine"))
     )
     editing: Teaching = dataclasses.field(
         default_factory=lambda: Teaching(
-            20000, 32, OptimizerConfig(2.5e-3, b2=0.99, warmup_steps=100, method="muon"), 0.998
+            20000,
+            32,
+            OptimizerConfig(2.5e-3, b2=0.99, warmup_steps=100, method="muon", decay="linear"),
+            0.998,
         )
     )
     shown: int = 28
