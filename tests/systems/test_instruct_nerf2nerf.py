@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from small_fits import ADAM, toy
 from tiny_editor import (
     EXCHANGED,
@@ -29,12 +30,14 @@ from jaxedit.systems.instruct_nerf2nerf import (
     stages_of,
     training,
 )
+from jaxedit.systems.instruct_nerf2nerf.editor import Editor
 from jaxedit.systems.instruct_nerf2nerf.patches import PatchBatches
 from jaxedit.systems.instruct_nerf2nerf.training import patches_of
 from jaxedit.systems.reconstruct import system as reconstruct_system
 from jaxvid.core.checkpoint import Checkpointer
 from jaxvid.core.config import from_json, load_config, to_json
 from jaxvid.core.errors import UserError
+from jaxvid.core.mesh import MeshConfig, make_mesh, replicated
 from jaxvid.core.paths import flatten
 from jaxvid.core.rng import named
 from jaxvid.core.run import RunDirectory
@@ -207,6 +210,36 @@ def test_views_are_edited_in_cyclic_order_by_the_field_before_the_step():
         expected[: min(done, 12)] = edited[: min(done, 12)]
         np.testing.assert_array_equal(images, expected)
         np.testing.assert_array_equal(state["frozen"]["originals"], given.originals)
+
+
+@pytest.mark.parametrize("views", [3, 1])
+def test_devices_share_the_views_of_an_edit(views, monkeypatch):
+    """On two devices three views are edited two at once, to what one device makes of them; a single one by both alike."""
+    config = edit_of(
+        (Stage("edit", 1, every=1, views=views, follows="nothing", lower=0.5, upper=0.5),)
+    )
+    given = opened(config)
+    start, end = walk(given)
+    alone, inside = end["extra"]["images"], []
+
+    class Watched(Editor):
+        def edited(self, *told):
+            inside.append(AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types)
+            return super().edited(*told)
+
+    mesh = make_mesh(MeshConfig(), jax.devices()[:2])
+    monkeypatch.setattr(training, "make_mesh", lambda _: mesh)
+    old = given.setting.editor
+    editor = Watched(old.noise, old.factor, old.edit, old.height, old.width)
+    given = replace(given, setting=given.setting._replace(editor=editor))
+    phase, start = given.phases[0], jax.device_put(start, replicated(mesh))
+    key = named(ROOT, "edit", 0)
+    shared = jax.jit(phase.step)(start, next(phase.batches(None)), key)[0]["extra"]["images"]
+    assert set(inside) == {views > 1}
+    difference = np.asarray(shared).astype(int) - np.asarray(alone)
+    assert np.abs(difference).max() <= 2
+    changed = np.any(np.asarray(shared) != given.originals, axis=(1, 2, 3))
+    np.testing.assert_array_equal(changed, np.arange(12) < views)
 
 
 def test_a_step_edits_a_render_of_the_field_before_it():

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from jaxedit.fields.field import Frame
+from jaxedit.render.image import over_mesh, ray_parts
 from jaxedit.scene.cameras import Cameras, pixel_rays
 from jaxedit.systems.instruct_nerf2nerf.config import Stage, TrainingConfig
 from jaxedit.systems.instruct_nerf2nerf.editor import Editor, Weights, from_pixels, to_pixels
@@ -39,6 +40,7 @@ from jaxedit.systems.reconstruct.training import (
 from jaxvid.core.mesh import make_mesh, process_shard
 from jaxvid.core.paths import flatten, unflatten
 from jaxvid.core.rng import named
+from jaxvid.pipelines.edit import Told
 from jaxvid.train.phase import Batches, Phase
 from jaxvid.train.state import Params, State, weights
 from jaxvid.train.step import Step, Sums
@@ -187,29 +189,44 @@ def make_stage_step(of: Setting, index: int) -> Step:
 def edit_views(
     of: Setting, stage: Stage, number: int, state: State, key: Key[Array, ""]
 ) -> Callable[[Array], Array]:
-    """Images -> images with the stage's next views edited, by renders of the field in that state."""
+    """Images -> images with the stage's next views edited, by renders of the field in that state.
+
+    Of several views every device edits its own; a single one is edited by all of them alike.
+    """
     mesh = make_mesh(of.whole.mesh)
     lower, upper = levels_of(of, stage)
     originals, turn = state["frozen"]["originals"], state["extra"]["updates"]
+    count = min(stage.views, of.views)
+    at_once = 1 if count == 1 else ray_parts(mesh)
 
-    def edit_one(j: Array, images: Array) -> Array:
+    def edit_group(group: Array, images: Array) -> Array:
         model = model_of(of.whole, of.frame, number, weights(state))
-        view = ((turn // stage.every) * stage.views + j) % of.views
         look = look_of(of.whole, of.frame, number, state)
         chunk = of.whole.image_chunk(number)
-        shown = render_view(of.whole, model, of.cameras, view, look.occupied, chunk, mesh=mesh)
-        told = weights_of(of.form, state["frozen"]).told
-        edited = of.editor.edited(
-            told,
-            shown.colour,
-            from_pixels(originals[view]),
-            named(key, "edit", j),
-            lower,
-            upper,
-        )
-        return images.at[view].set(to_pixels(edited))
 
-    return lambda images: jax.lax.fori_loop(0, stage.views, edit_one, images)
+        def show(view: Array) -> Array:
+            return render_view(
+                of.whole, model, of.cameras, view, look.occupied, chunk, mesh=mesh
+            ).colour
+
+        def edit(told: Told, parts: Any) -> Array:
+            def one(part: Any) -> Array:
+                shown, original, key = part
+                edited = of.editor.edited(told, shown, original, key, lower, upper)
+                return to_pixels(edited)
+
+            return jax.lax.map(one, parts)
+
+        # A last group that is not full repeats the last view: the same key, the same bits.
+        j = jnp.minimum(group * at_once + jnp.arange(at_once), count - 1)
+        view = ((turn // stage.every) * stage.views + j) % of.views
+        keys = jax.vmap(lambda j: named(key, "edit", j))(j)
+        parts = (jax.lax.map(show, view), from_pixels(originals[view]), keys)
+        spread = edit if at_once == 1 or mesh is None else over_mesh(edit, mesh)
+        told = weights_of(of.form, state["frozen"]).told
+        return images.at[view].set(spread(told, parts))
+
+    return lambda images: jax.lax.fori_loop(0, -(-count // at_once), edit_group, images)
 
 
 def levels_of(of: Setting, stage: Stage) -> tuple[float, float]:
