@@ -7,7 +7,7 @@ from two CPU cores: fewer steps and patches, an edit every 6 steps and not every
 from the upper half alone, weaker guidance by the text, no LPIPS. A voxel grid is stored whole while it is edited, with 64 voxels a side.
 
 The field must be quick enough to follow: at a learning rate of 2e-2 with 300 steps "turn day into night" gained 2.6 dB on the demo's
-house, at 5e-2 with 600 or 1000 steps 7.3 dB; at 0.15 and above thin specks of matter beside it cost more than they gain (5.1 dB at 0.4).
+house, at 5e-2 with 1000 steps 7.3 dB; at 0.15 and above thin specks of matter beside it cost more than they gain (5.1 dB at 0.4).
 
 Expected result: what comes of it is up to the editor, whose README says what it can do. Specks of matter that the instruction did not
 ask for hang beside an edited scene; the parts that should stay lie at about 28 dB. Cost: an edit of the demo's scene takes about a minute on two cores
