@@ -164,8 +164,9 @@ def params_of(config):
     return flatten(networks)
 
 
-def test_the_loss_of_an_empty_guess_is_the_weighted_power_of_the_picture(monkeypatch):
-    """A network that always says 0: loss = min(max(SNR, 0.2), 5) mean x^2, at the levels drawn."""
+@pytest.mark.parametrize(("low", "high"), [(0.2, 5.0), (1.0, 1.0)])
+def test_the_loss_of_an_empty_guess_is_the_weighted_power_of_the_picture(low, high, monkeypatch):
+    """A network that always says 0: loss = min(max(SNR, low), high) mean x^2, at the levels drawn."""
     seen = []
 
     def silent(noise, unet):
@@ -176,14 +177,14 @@ def test_the_loss_of_an_empty_guess_is_the_weighted_power_of_the_picture(monkeyp
         return denoise
 
     monkeypatch.setattr(training, "network_denoise", silent)
-    config = tiny(drop=0.0)
+    config = tiny(drop=0.0, snr_range=(low, high))
     batch = jax.tree.map(jnp.asarray, next(PairBatches(config, 6, seed=0, pictures=True)))
     keys = jax.random.split(jax.random.key(1), 6)
     loss, sums = editing_loss(config, params_of(config), batch, keys)
     z, logsnr, conditions = seen[0]
     x = np.asarray(batch["after"], np.float64) / 127.5 - 1
     power = (x**2).mean(axis=(1, 2, 3))
-    weight = np.clip(np.exp(np.asarray(logsnr, np.float64)), 0.2, 5.0)
+    weight = np.clip(np.exp(np.asarray(logsnr, np.float64)), low, high)
     np.testing.assert_allclose(loss, weight * power, rtol=1e-5)
     table = np.asarray(config.table.logsnr_table)
     for i, key in enumerate(keys):
