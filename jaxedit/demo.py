@@ -26,8 +26,6 @@ from jaxedit.scene.cameras import Cameras
 from jaxedit.scene.paths import cameras_along, turntable
 from jaxedit.scene.scene import Views
 from jaxedit.scene.toy import EditKind, ToyEdit, ToyScene, make_edit, toy_scene
-from jaxedit.scene.toy.capture import BOX
-from jaxedit.scene.writing import write_blender
 from jaxedit.systems.instruct_nerf2nerf.recipe import Recipe
 from jaxedit.systems.reconstruct.report import to_bytes, truth_of
 from jaxedit.systems.reconstruct.stored import Fitted
@@ -35,11 +33,11 @@ from jaxedit.toy_edits import (
     SIZE,
     Summary,
     edit_scene,
-    fit_scene,
     rendered_views,
     score_edit,
     summary,
     toy_capture,
+    write_and_fit,
 )
 from jaxvid.core.config import load_config
 from jaxvid.core.config import replace as replace_config
@@ -84,11 +82,7 @@ def run_demo(out: Path, *, editor: str | None = None, showcase: Showcase = SHOWC
     model = load_editor(editor)
     begin, edits = time.monotonic(), showcase.made()
     scene = toy_capture(showcase.scene())
-    write_blender(scene, out / "scene")
-    low, high = (tuple(map(float, corner)) for corner in BOX)
-    changes = {"data.path": str(out / "scene"), "data.box": (low, high)}
-    changes |= {"data.near": scene.near, "data.far": scene.far}
-    before = fit_scene(scene, replace_config(load_config("reconstruct/toy"), changes), out / "run")
+    before = write_and_fit(scene, out / "scene", out / "run")
     fitted_after = time.monotonic() - begin
     recipe: Recipe = replace_config(
         load_config("instruct_nerf2nerf/small"), {"edit.editor": editor}

@@ -2,10 +2,11 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -15,7 +16,9 @@ from jaxedit.editing import load_editor
 from jaxedit.scene.record import FILE, SceneRecord, write_record
 from jaxedit.scene.scene import Scene, Views
 from jaxedit.scene.toy import EditKind, ToyEdit, ToyScene, capture, toy_edit
+from jaxedit.scene.toy.capture import BOX
 from jaxedit.scene.toy.world import ToySplit
+from jaxedit.scene.writing import write_blender
 from jaxedit.systems.instruct_nerf2nerf.config import stages_of
 from jaxedit.systems.instruct_nerf2nerf.recipe import Recipe
 from jaxedit.systems.instruct_nerf2nerf.system import InstructNerf2Nerf, Opened
@@ -23,7 +26,7 @@ from jaxedit.systems.instruct_pix2pix.quality import CHANGED
 from jaxedit.systems.reconstruct.report import truth_of
 from jaxedit.systems.reconstruct.stored import Fitted, load_fitted
 from jaxedit.systems.reconstruct.system import Reconstruct
-from jaxvid.core.config import replace
+from jaxvid.core.config import load_config, replace
 from jaxvid.core.mesh import MeshConfig, make_mesh
 from jaxvid.core.run import RunDirectory
 from jaxvid.pipelines.latent import LatentDiffusion
@@ -47,6 +50,19 @@ def fit_scene(scene: Scene, system: Reconstruct, folder: Path) -> Fitted:
     write_record(SceneRecord.of(scene), folder / FILE)
     loop.fit(run, system.phases(scene), system.loop, mesh=make_mesh(system.mesh))
     return load_fitted(folder)
+
+
+def write_and_fit(
+    scene: Scene, folder: Path, run: Path, changes: Mapping[str, Any] | None = None
+) -> Fitted:
+    """Writes a toy scene's pictures to `folder` and fits them as `reconstruct/toy` with those changes says: a run that `jaxedit edit` takes."""
+    write_blender(scene, folder)
+    low, high = (tuple(map(float, corner)) for corner in BOX)
+    known = {"data.path": str(folder), "data.box": (low, high)}
+    known |= {"data.near": scene.near, "data.far": scene.far}
+    return fit_scene(
+        scene, replace(load_config("reconstruct/toy"), {**known, **(changes or {})}), run
+    )
 
 
 class Edited(NamedTuple):

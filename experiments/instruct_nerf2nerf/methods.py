@@ -8,7 +8,8 @@ Four methods edit the same fitted toy scenes with the small editor, a scene and 
     in2n        the iterative dataset update, 600 steps
     per-view    every view edited from pure noise, and no field
     one-time    every view edited once, then 600 steps of fitting
-    sds         the editor's score as gradient on renders; 1000 steps, as many as the iterative update makes calls of the editor
+    sds         the editor's score as gradient on renders; 1000 steps, as many as the iterative update makes calls of the editor,
+                at noise levels from the upper half, as its
 
 Scored is what a method shows from the 30 training cameras: renders of its field, or the edited views where there is none.
 

@@ -70,7 +70,7 @@ def ray_parts(mesh: Mesh | None) -> int:
 
 
 def over_mesh(render: Callable[[Model, Part], Out], mesh: Mesh) -> Callable[[Model, Part], Out]:
-    """`render` with its rays (any tree of arrays [r, ...]) spread over devices; the model is whole on each.
+    """`render` with its rays, or views (any tree of arrays [r, ...]), spread over devices; the model is whole on each.
 
     Each device renders its own rays, with its own packing of samples, hence `shard_map` and not sharding by constraint.
     Gradients in the model are summed over devices. r must be a multiple of `ray_parts`.
